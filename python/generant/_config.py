@@ -1,0 +1,83 @@
+"""What this installation runs on, and how many threads it may use."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from typing import Any
+
+from . import __version__
+from .ops import _dispatch
+
+__all__ = ["get_num_threads", "set_num_threads", "show_config", "trim"]
+
+
+class Config(dict):
+    """A dict that prints as a table."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
+
+
+def show_config() -> Config:
+    """Version, backend and why, instruction set, threads, CUDA state; a dict that prints as a table."""
+    native: Any = _dispatch.native_module()
+    config = Config(generant=__version__, python=platform.python_version(), backend=_dispatch.backend())
+    if native is None:
+        config["native kernels"] = f"not available: {_dispatch.native_error[0]}"
+        config["ISA"] = "-"
+    else:
+        config["native kernels"] = len(native.kernels())
+        cap = os.environ.get("GENERANT_ISA")
+        config["ISA"] = f"{native.isa} (this CPU: {', '.join(native.supported_isas)}{f'; capped by GENERANT_ISA={cap}' if cap else ''})"
+    config["threads"] = get_num_threads()
+    config["numba"] = _version("numba")
+    config["CUDA"] = _cuda()
+    config["torch interchange"] = "active" if "torch" in sys.modules else "torch not imported"
+    return config
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda() -> str:
+    """Whether a driver answers. There are no CUDA kernels in this build, and it says so."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no CUDA kernels in this build; no driver found"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return "no CUDA kernels in this build; the driver does not answer"
+    return f"no CUDA kernels in this build; {count.value} device(s) present"
+
+
+def get_num_threads() -> int:
+    """How many threads a kernel may use."""
+    native: Any = _dispatch.native_module()
+    return native.get_num_threads() if native is not None else 1
+
+
+def set_num_threads(n: int) -> None:
+    """Let kernels use at most n threads. Results do not depend on it."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"set_num_threads: n must be an integer of at least 1, got {n!r}")
+    native: Any = _dispatch.native_module()
+    if native is not None:
+        native.set_num_threads(n)
+
+
+def trim() -> None:
+    """Give the memory cached for reuse back to the system."""
+    native: Any = _dispatch.native_module()
+    if native is not None:
+        native.trim()

@@ -1,0 +1,20 @@
+"""The ops: functions of NumPy arrays (or torch CPU tensors, or traced arrays), each declared once in its family's file.
+
+Everything that is not an array is keyword-only. Ops are differentiable to any order unless they say otherwise.
+"""
+
+from ._table import TABLE
+from .activation import *
+from .arithmetic import *
+from .diffusion import *
+from .gather import *
+from .layout import *
+from .matmul import *
+from .norm import *
+from .optim import *
+from .pairwise import *
+from .random import *
+from .reduce import *
+
+globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
+__all__ = sorted(TABLE)

@@ -1,0 +1,133 @@
+"""Ops that move or fill but do not compute: NumPy's own views and copies, and their adjoints.
+
+They have no kernels; every backend runs these bodies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._table import op, rule
+
+__all__ = ["concat", "full_like", "reshape", "slice_axis", "stop_gradient", "transpose"]
+
+
+def _reshaped(shapes: tuple, attrs: dict) -> tuple:
+    (old,), new = shapes, tuple(attrs["shape"])
+    n = int(np.prod(old, dtype=np.int64))
+    known = int(np.prod([s for s in new if s != -1], dtype=np.int64))
+    if new.count(-1) == 1 and known > 0 and n % known == 0:
+        new = tuple(n // known if s == -1 else s for s in new)
+    if int(np.prod(new, dtype=np.int64)) != n or min(new, default=0) < 0:
+        raise ValueError(f"reshape: x has shape {old} ({n} elements), which does not fit shape {tuple(attrs['shape'])}")
+    return (new,)
+
+
+@op("x: ... -> ...", shape=_reshaped, sizes=[dict(_=(2, 3, 5))], attrs=[dict(shape=(5, -1)), dict(shape=(30,))],
+    native=False, keep="")
+def reshape(x: Any, *, shape: tuple[int, ...]) -> Any:
+    """x with the same elements in the same order, in another shape. One dimension may be -1: what is left."""
+    return np.reshape(x, shape)
+
+
+rule(reshape, lambda gys, ys, needs, x, shape: [reshape(gys[0], shape=x.shape)])
+
+
+def _axes(x_ndim: int, axes: tuple[int, ...] | None) -> tuple[int, ...]:
+    found = tuple(range(x_ndim))[::-1] if axes is None else tuple(a % x_ndim if -x_ndim <= a < x_ndim else a for a in axes)
+    if sorted(found) != list(range(x_ndim)):
+        raise ValueError(f"transpose: axes must be a permutation of 0..{x_ndim - 1}, got {axes}")
+    return found
+
+
+@op("x: ... -> ...", shape=lambda shapes, a: (tuple(shapes[0][i] for i in _axes(len(shapes[0]), a["axes"])),),
+    sizes=[dict(_=(2, 3, 5))], attrs=[dict(), dict(axes=(1, 2, 0))], native=False, keep="")
+def transpose(x: Any, *, axes: tuple[int, ...] | None = None) -> Any:
+    """x with its axes permuted, as a dense copy; reversed by default."""
+    return np.ascontiguousarray(np.transpose(x, axes))
+
+
+rule(transpose, lambda gys, ys, needs, x, axes=None: [
+    transpose(gys[0], axes=tuple(int(i) for i in np.argsort(_axes(len(x.shape), axes))))
+])
+
+
+def _axis(op_name: str, ndim: int, axis: int) -> int:
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{op_name}: axis must be from {-ndim} to {ndim - 1} for {ndim} dimensions, got {axis}")
+    return axis % ndim
+
+
+def _joined(shapes: tuple, attrs: dict) -> tuple:
+    a, b = shapes
+    axis = _axis("concat", len(a), attrs["axis"])
+    if len(a) != len(b) or any(i != axis and n != m for i, (n, m) in enumerate(zip(a, b, strict=True))):
+        raise ValueError(f"concat: b has shape {b}, which does not fit a with shape {a} along axis {attrs['axis']}")
+    return (a[:axis] + (a[axis] + b[axis],) + a[axis + 1 :],)
+
+
+@op("a: ..., b: ... -> ...", shape=_joined, sizes=[dict(_=(2, 3))], attrs=[dict(), dict(axis=0)], native=False, keep="x")
+def concat(a: Any, b: Any, *, axis: int = -1) -> Any:
+    """a, then b along one axis."""
+    return np.concatenate([a, b], axis)
+
+
+def _concat_rule(gys: Any, ys: Any, needs: Any, a: Any, b: Any, axis: int = -1) -> list:
+    at = a.shape[axis]
+    return [
+        slice_axis(gys[0], start=0, stop=at, axis=axis) if needs[0] else None,
+        slice_axis(gys[0], start=at, stop=at + b.shape[axis], axis=axis) if needs[1] else None,
+    ]
+
+
+rule(concat, _concat_rule)
+
+
+def _sliced(shapes: tuple, attrs: dict) -> tuple:
+    (s,) = shapes
+    axis, start, stop = _axis("slice_axis", len(s), attrs["axis"]), attrs["start"], attrs["stop"]
+    if not 0 <= start <= stop <= s[axis]:
+        raise ValueError(f"slice_axis: wanted 0 <= start <= stop <= {s[axis]} on axis {axis}, got {start}, {stop}")
+    return (s[:axis] + (stop - start,) + s[axis + 1 :],)
+
+
+@op("x: ... -> ...", shape=_sliced, sizes=[dict(_=(2, 7))], attrs=[dict(start=1, stop=5)], native=False, keep="x")
+def slice_axis(x: Any, *, start: int, stop: int, axis: int = -1) -> Any:
+    """x[..., start:stop, ...] along one axis, as a dense copy."""
+    at = [slice(None)] * x.ndim
+    at[axis] = slice(start, stop)
+    return np.ascontiguousarray(x[tuple(at)])
+
+
+def _slice_rule(gys: Any, ys: Any, needs: Any, x: Any, *, start: int, stop: int, axis: int = -1) -> list:
+    def zeros(n: int) -> Any:
+        shape = list(x.shape)
+        shape[axis] = n
+        return np.zeros(shape, x.dtype)
+
+    g = concat(zeros(start), gys[0], axis=axis) if start else gys[0]
+    after = x.shape[axis] - stop
+    return [concat(g, zeros(after), axis=axis) if after else g]
+
+
+rule(slice_axis, _slice_rule)
+
+
+@op("x: ... -> ...", sizes=[dict(_=(2, 3))], attrs=[dict(value=0.5)], native=False, keep="")
+def full_like(x: Any, *, value: float) -> Any:
+    """An array of x's shape and dtype with every element equal to value."""
+    return np.full(x.shape, value, x.dtype)
+
+
+rule(full_like, lambda gys, ys, needs, x, value: [None])
+
+
+@op("x: ... -> ...", sizes=[dict(_=(2, 3))], native=False, keep="")
+def stop_gradient(x: Any) -> Any:
+    """x, treated as a constant by differentiation."""
+    return x.copy()
+
+
+rule(stop_gradient, lambda gys, ys, needs, x: [None])

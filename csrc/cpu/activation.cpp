@@ -1,0 +1,221 @@
+// Elementwise rows: name(x), name_bwd(g, r) = g f'(r), name_bwd2(h, g, r) = h g f''(r), from functors of f, d, d2.
+//
+// One loop per number of inputs; a new row is a functor and one line. The loops are bound by memory for the cheap
+// functions and by arithmetic for the others, which get smaller blocks so that small arrays are shared out too.
+#include "../activation_math.h"
+#include "../parallel.h"
+
+namespace {
+
+constexpr int64_t kCheap = 16384, kCostly = 4096, kLibm = 1024;
+
+// Elements per task, for functions made of float vectors and of libm calls respectively.
+template <class T, bool costly> constexpr int64_t grain() { return !costly ? kCheap : sizeof(T) == 4 ? kCostly : kLibm; }
+
+template <class T, class F> inline void map1(const Call& c, int64_t block, F f) {
+  const T* x = in<T>(c, 0);
+  T* y = out<T>(c);
+  parallel_range(c, size(c.out[0]), block, [&](int64_t i, int64_t end) {
+    constexpr int L = kLanes<T>;
+    for (; i + L <= end; i += L) store(y + i, f(load(x + i)));
+    if (i < end) store_first(y + i, f(load_first(x + i, end - i)), end - i);
+  });
+}
+
+template <class T, class F> inline void map2(const Call& c, int64_t block, F f) {
+  const T *g = in<T>(c, 0), *x = in<T>(c, 1);
+  T* y = out<T>(c);
+  parallel_range(c, size(c.out[0]), block, [&](int64_t i, int64_t end) {
+    constexpr int L = kLanes<T>;
+    for (; i + L <= end; i += L) store(y + i, f(load(g + i), load(x + i)));
+    if (i < end) store_first(y + i, f(load_first(g + i, end - i), load_first(x + i, end - i)), end - i);
+  });
+}
+
+template <class T, class F> inline void map3(const Call& c, int64_t block, F f) {
+  const T *h = in<T>(c, 0), *g = in<T>(c, 1), *x = in<T>(c, 2);
+  T* y = out<T>(c);
+  parallel_range(c, size(c.out[0]), block, [&](int64_t i, int64_t end) {
+    constexpr int L = kLanes<T>;
+    for (; i + L <= end; i += L) store(y + i, f(load(h + i), load(g + i), load(x + i)));
+    const int64_t n = end - i;
+    if (n > 0) store_first(y + i, f(load_first(h + i, n), load_first(g + i, n), load_first(x + i, n)), n);
+  });
+}
+
+// A functor with parameters is made from the attributes; the others are empty.
+template <class F> inline F make(const double* attr) {
+  if constexpr (__is_constructible(F, const double*)) return F(attr);
+  else return F{};
+}
+
+// Declares the ops of a row. `cost`, `dcost`: whether f and its derivatives are costly.
+#define ROW1(op, F, cost)                                                                            \
+  KERNEL(op) {                                                                                       \
+    const F row = make<F>(c.attr);                                                                   \
+    map1<T>(c, grain<T, cost>(), [&](vec<T> x) { return row.template f<T>(x); });                    \
+  }
+#define ROW2(op, F, cost, dcost)                                                                     \
+  ROW1(op, F, cost)                                                                                  \
+  KERNEL(op##_bwd) {                                                                                 \
+    const F row = make<F>(c.attr);                                                                   \
+    map2<T>(c, grain<T, dcost>(), [&](vec<T> g, vec<T> x) { return g * row.template d<T>(x); });     \
+  }
+#define ROW3(op, F, cost, dcost)                                                                     \
+  ROW2(op, F, cost, dcost)                                                                           \
+  KERNEL(op##_bwd2) {                                                                                \
+    const F row = make<F>(c.attr);                                                                   \
+    map3<T>(c, grain<T, dcost>(), [&](vec<T> h, vec<T> g, vec<T> x) { return h * g * row.template d2<T>(x); }); \
+  }
+
+template <class T> inline vec<T> one() { return broadcast(T(1)); }
+
+struct SlopedRelu {                                                                  // r = y
+  double slope;
+  explicit SlopedRelu(const double* attr) : slope(attr[0]) {}
+  template <class T> vec<T> f(vec<T> x) const { return x > T(0) ? x : x * T(slope); }
+  template <class T> vec<T> d(vec<T> y) const { return y > T(0) ? one<T>() : broadcast(T(slope)); }
+};
+
+struct Exp {                                                                         // r = y
+  template <class T> static vec<T> f(vec<T> x) { return vexp(x); }
+  template <class T> static vec<T> d(vec<T> y) { return y; }
+  template <class T> static vec<T> d2(vec<T>) { return one<T>(); }
+};
+
+struct Log {
+  template <class T> static vec<T> f(vec<T> x) { return vlog(x); }
+  template <class T> static vec<T> d(vec<T> x) { return T(1) / x; }
+  template <class T> static vec<T> d2(vec<T> x) { return T(-1) / (x * x); }
+};
+
+struct Sqrt {                                                                        // r = y
+  template <class T> static vec<T> f(vec<T> x) { return sqrt(x); }
+  template <class T> static vec<T> d(vec<T> y) { return T(0.5) / y; }
+  template <class T> static vec<T> d2(vec<T> y) { return T(-0.5) / (y * y); }
+};
+
+struct Rsqrt {                                                                       // r = y
+  template <class T> static vec<T> f(vec<T> x) { return T(1) / sqrt(x); }
+  template <class T> static vec<T> d(vec<T> y) { return y * y * y * T(-0.5); }
+  template <class T> static vec<T> d2(vec<T> y) { return y * y * T(-1.5); }
+};
+
+struct Square {
+  template <class T> static vec<T> f(vec<T> x) { return x * x; }
+  template <class T> static vec<T> d(vec<T> x) { return x + x; }
+  template <class T> static vec<T> d2(vec<T>) { return broadcast(T(2)); }
+};
+
+struct Reciprocal {                                                                  // r = y
+  template <class T> static vec<T> f(vec<T> x) { return T(1) / x; }
+  template <class T> static vec<T> d(vec<T> y) { return -(y * y); }
+  template <class T> static vec<T> d2(vec<T> y) { return y * T(-2); }
+};
+
+struct Abs {
+  template <class T> static vec<T> f(vec<T> x) { return vabs(x); }
+  template <class T> static vec<T> d(vec<T> x) { return x > T(0) ? one<T>() : (x < T(0) ? -one<T>() : x); }
+};
+
+struct Sin {
+  template <class T> static vec<T> f(vec<T> x) { return vsin(x); }
+  template <class T> static vec<T> d(vec<T> x) { return vcos(x); }
+  template <class T> static vec<T> d2(vec<T> x) { return -vsin(x); }
+};
+
+struct Cos {
+  template <class T> static vec<T> f(vec<T> x) { return vcos(x); }
+  template <class T> static vec<T> d(vec<T> x) { return -vsin(x); }
+  template <class T> static vec<T> d2(vec<T> x) { return -vcos(x); }
+};
+
+struct Erf {
+  template <class T> static vec<T> f(vec<T> x) { return verf(x); }
+  template <class T> static vec<T> d(vec<T> x) { return vexp(-(x * x)) * T(1.1283791670955126); }
+  template <class T> static vec<T> d2(vec<T> x) {
+    const vec<T> xc = finite(x, T(1e18));
+    return xc * vexp(-(xc * xc)) * T(-2.2567583341910252);
+  }
+};
+
+// coefficient * x ** p, by multiplication and square roots where p allows it with few roundings.
+struct Monomial {
+  double coefficient, p;
+  int kind;
+  enum { kZero, kConstant, kLinear, kSquare, kCube, kInverse, kInverseSquare, kRoot, kInverseRoot, kAny };
+  Monomial(double coefficient, double p) : coefficient(coefficient), p(p) {
+    constexpr double exponents[] = {0, 1, 2, 3, -1, -2, 0.5, -0.5};
+    kind = kAny;
+    for (int i = 0; i < 8; ++i)
+      if (p == exponents[i]) kind = kConstant + i;
+    if (coefficient == 0) kind = kZero;
+  }
+  template <class T> vec<T> at(vec<T> x) const {
+    const T k = T(coefficient);
+    switch (kind) {
+      case kZero: return vec<T>{};
+      case kConstant: return broadcast(k);
+      case kLinear: return x * k;
+      case kSquare: return x * x * k;
+      case kCube: return x * x * x * k;
+      case kInverse: return k / x;
+      case kInverseSquare: return k / (x * x);
+      case kRoot: return sqrt(x) * k;
+      case kInverseRoot: return k / sqrt(x);
+      default: return vpow(x, p) * k;
+    }
+  }
+};
+
+struct Power {
+  Monomial f0, f1, f2;
+  explicit Power(const double* a) : f0(1, a[0]), f1(a[0], a[0] - 1), f2(a[0] * (a[0] - 1), a[0] - 2) {}
+  template <class T> vec<T> f(vec<T> x) const { return f0.template at<T>(x); }
+  template <class T> vec<T> d(vec<T> x) const { return f1.template at<T>(x); }
+  template <class T> vec<T> d2(vec<T> x) const { return f2.template at<T>(x); }
+};
+
+// None arrives as NaN and limits nothing, since comparisons with it are false.
+struct Clip {
+  double low, high;
+  explicit Clip(const double* attr) : low(attr[0]), high(attr[1]) {}
+  template <class T> vec<T> f(vec<T> x) const {
+    const T lo = T(low), hi = T(high);
+    x = x < lo ? broadcast(lo) : x;
+    return x > hi ? broadcast(hi) : x;
+  }
+  template <class T> vec<T> d(vec<T> x) const {
+    const T lo = T(low), hi = T(high);
+    return (x < lo) | (x > hi) | (x != x) ? vec<T>{} : one<T>();
+  }
+};
+
+struct Affine {
+  double scale, shift;
+  explicit Affine(const double* attr) : scale(attr[0]), shift(attr[1]) {}
+  template <class T> vec<T> f(vec<T> x) const { return fma(x, broadcast(T(scale)), broadcast(T(shift))); }
+};
+
+}  // namespace
+
+ROW2(relu, Relu, false, false)
+ROW2(leaky_relu, SlopedRelu, false, false)
+ROW3(sigmoid, Sigmoid, true, false)
+ROW3(silu, Silu, true, true)
+ROW3(gelu, Gelu, true, true)
+ROW3(tanh, Tanh, true, false)
+ROW3(softplus, Softplus, true, true)
+ROW3(exp, Exp, true, false)
+ROW3(log, Log, true, false)
+ROW3(sqrt, Sqrt, false, false)
+ROW3(rsqrt, Rsqrt, false, false)
+ROW3(square, Square, false, false)
+ROW3(reciprocal, Reciprocal, false, false)
+ROW2(abs, Abs, false, false)
+ROW3(sin, Sin, true, true)
+ROW3(cos, Cos, true, true)
+ROW3(erf, Erf, true, true)
+ROW3(power, Power, true, true)
+ROW2(clip, Clip, false, false)
+ROW1(affine, Affine, false)

@@ -1,0 +1,491 @@
+// All pairs of two point sets: kernel_sum and knn, in O(n m d) time and O(n + m) memory.
+//
+// Both run the tile of pairwise_tile.h over blocks of rows and differ in what they do with a finished tile: sum a
+// kernel over it, or look for lanes that could be among the nearest. The search is exact by construction: a tile only
+// rules pairs out, by a distance with a rigorous error bound, and every pair it leaves is measured again from the raw
+// rows in float64. So its result does not depend on schedule, threads or vector width.
+#include "../pairwise_tile.h"
+
+namespace {
+
+// ---- kernel_sum --------------------------------------------------------------------------------------------------
+
+enum SumAttr { kKernel, kBandwidth, kDegree, kGamma, kCoef0, kCenter, kExcludeDiagonal };
+
+// exp(-s / (2 bandwidth^2)) - center of squared distances s.
+template <class T, bool kGemm> struct Rbf {
+  static constexpr bool kDistances = true, kExpanded = kGemm;
+  T scale, center;
+  Rbf(const Call& c, int64_t) {
+    scale = T(-0.5 * 1.4426950408889634074 / (c.attr[kBandwidth] * c.attr[kBandwidth]));
+    center = T(c.attr[kCenter]);
+  }
+  vec<T> operator()(vec<T> s) const { return exp2_negative(s * scale) - center; }
+};
+
+// (gamma s + coef0)^degree - center of inner products s; kDegree 0 stands for any degree.
+template <class T, int kFixed> struct Polynomial {
+  static constexpr bool kDistances = false, kExpanded = true;
+  T gamma, coef0, center;
+  int64_t degree;
+  Polynomial(const Call& c, int64_t d) {
+    const double g = c.attr[kGamma];
+    gamma = T(g == g ? g : 1.0 / double(d));
+    coef0 = T(c.attr[kCoef0]);
+    center = T(c.attr[kCenter]);
+    degree = int64_t(c.attr[kDegree]);
+  }
+  vec<T> operator()(vec<T> s) const {
+    s = fma(s, broadcast(gamma), broadcast(coef0));
+    if constexpr (kFixed == 2) return s * s - center;
+    if constexpr (kFixed == 3) return s * s * s - center;
+    vec<T> p = broadcast(T(1));
+    for (int64_t e = degree; e > 0; e >>= 1, s = s * s)
+      if (e & 1) p = p * s;
+    return p - center;
+  }
+};
+
+// A pair is measured again from the raw rows where |x - y|^2 < kNear (|x|^2 + |y|^2): there cancellation has cost more
+// than two of float32's seven digits.
+constexpr double kNear = 1.0 / 64;
+
+template <class T> __attribute__((noinline)) void measure_again(vec<T>& s, uint32_t lanes, const Pairs<T>& p, int64_t i, int64_t j0) {
+  T at[kLanes<T>];
+  store(at, s);
+  for (; lanes; lanes &= lanes - 1) {
+    const int64_t l = __builtin_ctz(lanes), j = j0 + l;
+    at[l] = j < p.m ? T(square_distance(p.x + i * p.d, p.y + j * p.d, p.d)) : T(0);
+  }
+  s = load(at);
+}
+
+// Float64 sums of a block: pairs off the diagonal (upper triangle only for x with itself), and on it.
+struct BlockSum { double pairs, diagonal; };
+
+inline void add_lanes(vd (&total)[2], vf v) {
+  float at[kLanes<float>];
+  store(at, v);
+  typedef float half __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
+  total[0] += __builtin_convertvector(*reinterpret_cast<const half*>(at), vd);
+  total[1] += __builtin_convertvector(*reinterpret_cast<const half*>(at + kLanes<double>), vd);
+}
+inline void add_lanes(vd (&total)[2], vd v) { total[0] += v; }
+
+template <class T, class K, bool kWeighted>
+BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy, bool diagonal, int64_t block,
+                   int64_t phase, const T* packed, const T* sides) {
+  constexpr int lanes = kLanes<T>, columns = kTileColumns<T>;
+  const vec<T> number = lane_numbers<T>();
+  vd pairs[2] = {}, on[2] = {};
+  const int64_t i0 = block * kBlockRows, i1 = i0 + kBlockRows < p.n ? i0 + kBlockRows : p.n;
+  int64_t panel = p.first_panel(phase);
+  const int64_t last = p.last_panel(phase);
+  if (p.self && i0 / columns > panel) panel = i0 / columns;
+  for (; panel < last; ++panel) {
+    const int64_t j0 = panel * columns;
+    const T* b = p.packed_y + (panel - p.first_panel(phase)) * columns * p.d;
+    const T* side = p.sides_y + (panel - p.first_panel(phase)) * columns;
+    for (int64_t i = i0; i < i1; i += kTileRows) {
+      if (p.self && j0 + columns <= i) break;
+      Tile<T> tile = {};
+      accumulate<K::kDistances && !K::kExpanded>(tile, packed + (i - i0) * p.d, b, p.d);
+      const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
+      if constexpr (K::kDistances && K::kExpanded) {
+        const vec<T> s0 = load(side), s1 = load(side + lanes);
+        for (int64_t r = 0; r < count; ++r) {
+          const T norm = sides[i - i0 + r];
+          const vec<T> both0 = norm + s0, both1 = norm + s1;
+          vec<T>& v0 = tile.at[r][0];
+          vec<T>& v1 = tile.at[r][1];
+          v0 = fma(v0, broadcast(T(-2)), both0);
+          v1 = fma(v1, broadcast(T(-2)), both1);
+          const uint32_t near0 = lanes_below(v0, both0 * T(kNear)), near1 = lanes_below(v1, both1 * T(kNear));
+          if (__builtin_expect(near0 | near1, 0)) {
+            measure_again(v0, near0, p, i + r, j0);
+            measure_again(v1, near1, p, i + r, j0 + lanes);
+          }
+        }
+      }
+      vec<T> w0{}, w1{};
+      if constexpr (kWeighted) {
+        w0 = load_first(wy + j0, p.m - j0 < lanes ? p.m - j0 : lanes);
+        if (p.m - j0 > lanes) w1 = load_first(wy + j0 + lanes, p.m - j0 < columns ? p.m - j0 - lanes : lanes);
+      }
+      const bool whole = count == kTileRows && j0 + columns <= p.m && !(p.self && j0 < i + kTileRows);
+      vec<T> sum0{}, sum1{};
+      if (__builtin_expect(whole, 1)) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) {
+          const vec<T> v0 = kernel(tile.at[r][0]), v1 = kernel(tile.at[r][1]);
+          if constexpr (kWeighted) {
+            sum0 = fma(broadcast(wx[i + r]), v0 * w0 + v1 * w1, sum0);
+          } else {
+            sum0 += v0;
+            sum1 += v1;
+          }
+        }
+      } else {
+        vec<T> equal{};
+        const vec<T> end = broadcast(T(p.m - j0 < columns ? p.m - j0 : columns));
+        for (int64_t r = 0; r < count; ++r) {
+          const T weight = kWeighted ? wx[i + r] : T(1);
+          for (int h = 0; h < 2; ++h) {
+            vec<T> v = kernel(tile.at[r][h]);
+            const vec<T> j = number + T(h * lanes);
+            if constexpr (kWeighted) v = weight * (v * (h ? w1 : w0));
+            v = j < end ? v : vec<T>{};
+            if (p.self) {
+              const int64_t at = i + r - j0 < columns ? i + r - j0 : columns;      // lane of j = i; negative if left
+              const vec<T> own = broadcast(T(at < -1 ? -1 : at));
+              equal += j == own ? v : vec<T>{};
+              v = j > own ? v : vec<T>{};
+            }
+            sum0 += v;
+          }
+        }
+        if (diagonal) add_lanes(on, equal);
+      }
+      add_lanes(pairs, sum0);
+      if constexpr (!kWeighted) add_lanes(pairs, sum1);
+    }
+  }
+  return {lane_sum<double>(pairs[0] + pairs[1]), lane_sum<double>(on[0] + on[1])};
+}
+
+template <class T, class K, bool kWeighted>
+double sum_pairs(const Call& c, const Pairs<T>& p, const T* wx, const T* wy, BlockSum* partial) {
+  const K kernel(c, p.d);
+  const bool diagonal = p.self && c.attr[kExcludeDiagonal] == 0;
+  auto norm = [](double s, T*, int, int64_t) { return T(s); };
+  for (int64_t b = 0; b < p.blocks; ++b) partial[b] = {0, 0};
+  for (int64_t phase = 0; phase < p.phases(); ++phase) {
+    p.pack_phase(c, phase, norm);
+    parallel(c, p.blocks, [&](int64_t block, int worker) {
+      if (p.self && p.last_panel(phase) * kTileColumns<T> <= block * kBlockRows) return;
+      const T* packed = p.pack_block(block, worker, norm);
+      const BlockSum s = sum_block<T, K, kWeighted>(p, kernel, wx, wy, diagonal, block, phase, packed,
+                                                    p.sides_x + worker * kBlockRows);
+      partial[block].pairs += s.pairs;
+      partial[block].diagonal += s.diagonal;
+    });
+  }
+  double pairs = 0, on = 0;
+  for (int64_t b = 0; b < p.blocks; ++b) pairs += partial[b].pairs, on += partial[b].diagonal;
+  return p.self ? 2 * pairs + on : pairs;
+}
+
+// sum_ij u_i v_j over the pairs that count.
+template <class T> double sum_weights(const Call& c, const Pairs<T>& p) {
+  auto sum = [](const T* w, int64_t n, bool square) {
+    double s = 0;
+    for (int64_t i = 0; i < n; ++i) s += square ? double(w[i]) * double(w[i]) : double(w[i]);
+    return s;
+  };
+  const T *u = in<T>(c, 2), *v = p.self ? u : in<T>(c, 3);
+  const double all = (u ? sum(u, p.n, false) : double(p.n)) * (v ? sum(v, p.m, false) : double(p.m));
+  return c.attr[kExcludeDiagonal] == 0 ? all : all - (u ? sum(u, p.n, true) : double(p.n));
+}
+
+template <class T> struct SumPlan {
+  Carve scratch;
+  Pairs<T> pairs;
+  BlockSum* partial;
+  T *ones;                                           // weights for the side that has none, where the other has some
+  explicit SumPlan(const Call& c) : scratch{static_cast<char*>(c.scratch)}, pairs(c, c.attr[kKernel] == 0, scratch) {
+    partial = scratch.take<BlockSum>(pairs.blocks);
+    const T *u = in<T>(c, 2), *v = pairs.self ? u : in<T>(c, 3);
+    const int64_t count = !u && v ? pairs.n : u && !v ? pairs.m : 0;
+    ones = scratch.take<T>(count);
+    if (ones)
+      for (int64_t i = 0; i < count; ++i) ones[i] = 1;
+  }
+};
+template <class T> int64_t kernel_sum_scratch(const Call& c) {
+  Call counting = c;
+  counting.scratch = nullptr;
+  return SumPlan<T>(counting).scratch.used;
+}
+
+template <class T, class K> double sum_weighted_or_not(const Call& c, const SumPlan<T>& plan) {
+  const T *u = in<T>(c, 2), *v = plan.pairs.self ? u : in<T>(c, 3);
+  if (!u && !v) return sum_pairs<T, K, false>(c, plan.pairs, u, v, plan.partial);
+  return sum_pairs<T, K, true>(c, plan.pairs, u ? u : plan.ones, v ? v : plan.ones, plan.partial);
+}
+
+// ---- knn ---------------------------------------------------------------------------------------------------------
+
+// Squared distances are kept as the bits of a float64 >= 0, whose order as integers is the order of the numbers, then
+// inf, then NaN; kEmpty is above them all.
+constexpr uint64_t kInfinity = 0x7ff0000000000000ull, kNan = 0x7ff8000000000000ull, kEmpty = ~0ull;
+
+inline uint64_t to_key(double s) {
+  if (s != s) return kNan;
+  uint64_t key;
+  __builtin_memcpy(&key, &s, 8);
+  return key;
+}
+inline double from_key(uint64_t key) {
+  double s;
+  __builtin_memcpy(&s, &key, 8);
+  return s;
+}
+
+// Insert (key, j) into a list of k sorted by (key, index).
+inline void insert(uint64_t* keys, int64_t* index, int64_t k, uint64_t key, int64_t j) {
+  int64_t at = k - 1;
+  if (key > keys[at] || (key == keys[at] && j > index[at])) return;
+  for (; at > 0 && (key < keys[at - 1] || (key == keys[at - 1] && j < index[at - 1])); --at) {
+    keys[at] = keys[at - 1];
+    index[at] = index[at - 1];
+  }
+  keys[at] = key;
+  index[at] = j;
+}
+
+// What a tile must show for a pair to be looked at. With s the computed sum of squared differences, its relative error
+// is below (d + 2) unit, so |x - y|^2 <= reach implies s < bound. In the expanded form the accumulators start at
+// -(1/2 - e)|y|^2 and end at a = that + <x, y>; each of the d + 1 roundings and those of centring cost at most
+// unit (|x|^2 + |y|^2), e = (2d + 32) unit covers them twice over, and |x - y|^2 <= reach implies
+// a > (1/2 - e)|x|^2 - reach / 2. A NaN bound lets every pair through: while the list is not full, and for rows whose
+// norm is not finite or could overflow.
+template <class T> struct Filter {
+  double relative;
+  bool gemm;
+  explicit Filter(const Pairs<T>& p) : relative((2.0 * double(p.d) + 32) * double(Limits<T>::unit)), gemm(p.gemm) {}
+  T side_y(double norm, T* row, int64_t d, int stride) const {
+    if (norm < double(Limits<T>::huge)) return T(-norm * (0.5 - relative));
+    for (int64_t k = 0; k < d; ++k) row[k * stride] = 0;
+    return T(__builtin_inf());
+  }
+  T side_x(double norm, T* row, int64_t d, int stride) const {
+    if (norm < double(Limits<T>::huge)) return T(norm * (0.5 - relative));
+    for (int64_t k = 0; k < d; ++k) row[k * stride] = 0;
+    return T(__builtin_nan(""));
+  }
+  T bound(uint64_t key, T side) const {
+    if (key >= kInfinity) return T(__builtin_nan(""));
+    const double reach = from_key(key);
+    const double b = gemm ? double(side) - 0.5 * reach - 4 * double(Limits<T>::unit) * (double(side) + reach) -
+                                double(Limits<T>::tiny)
+                          : reach * (1 + relative) + double(Limits<T>::tiny);
+    return __builtin_fabs(b) < double(Limits<T>::huge) ? T(b) : T(__builtin_nan(""));
+  }
+  uint32_t passing(vec<T> v, T bound) const {
+    return gemm ? lanes_below(broadcast(bound), v) : lanes_below(v, broadcast(bound));
+  }
+};
+
+template <class T, bool kGemm>
+void search_block(const Pairs<T>& p, const Filter<T>& filter, int64_t k, int64_t block, int64_t phase,
+                  const T* packed, const T* sides, uint64_t* keys, int64_t* index) {
+  constexpr int lanes = kLanes<T>, columns = kTileColumns<T>;
+  const int64_t i0 = block * kBlockRows, i1 = i0 + kBlockRows < p.n ? i0 + kBlockRows : p.n;
+  T bound[kBlockRows];
+  for (int64_t i = i0; i < i1; ++i) bound[i - i0] = filter.bound(keys[i * k + k - 1], kGemm ? sides[i - i0] : T(0));
+  for (int64_t panel = p.first_panel(phase), last = p.last_panel(phase); panel < last; ++panel) {
+    const int64_t j0 = panel * columns;
+    const T* b = p.packed_y + (panel - p.first_panel(phase)) * columns * p.d;
+    const T* side = p.sides_y + (panel - p.first_panel(phase)) * columns;
+    const uint32_t real = p.m - j0 >= columns ? ~0u : (1u << (p.m - j0)) - 1;
+    for (int64_t i = i0; i < i1; i += kTileRows) {
+      Tile<T> tile = {};
+      if constexpr (kGemm) {
+        const vec<T> s0 = load(side), s1 = load(side + lanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) tile.at[r][0] = s0, tile.at[r][1] = s1;
+      }
+      accumulate<!kGemm>(tile, packed + (i - i0) * p.d, b, p.d);
+      const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
+      for (int64_t r = 0; r < count; ++r) {
+        T& limit = bound[i - i0 + r];
+        uint32_t found = filter.passing(tile.at[r][0], limit) | filter.passing(tile.at[r][1], limit) << lanes;
+        if (__builtin_expect(found != 0, 0)) {
+          found &= real;
+          T value[columns];
+          store(value, tile.at[r][0]);
+          store(value + lanes, tile.at[r][1]);
+          const int64_t row = i + r;
+          for (; found; found &= found - 1) {
+            const int64_t l = __builtin_ctz(found), j = j0 + l;
+            if (kGemm ? value[l] <= limit : value[l] >= limit) continue;      // the bound has moved since
+            if (p.self && j == row) continue;
+            const double s = square_distance(p.x + row * p.d, p.y + j * p.d, p.d);
+            insert(keys + row * k, index + row * k, k, to_key(s), j);
+            limit = filter.bound(keys[row * k + k - 1], kGemm ? sides[row - i0] : T(0));
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T, bool kGemm> void search(const Call& c, const Pairs<T>& p, int64_t k, uint64_t* keys) {
+  T* distance = out<T>(c, 0);
+  int64_t* index = out<int64_t>(c, 1);
+  const Filter<T> filter(p);
+  const int64_t phases = p.phases();
+  for (int64_t phase = 0; phase < phases || phase == 0; ++phase) {
+    p.pack_phase(c, phase, [&](double norm, T* row, int stride, int64_t) {
+      return filter.side_y(norm, row, p.d, stride);
+    });
+    parallel(c, p.blocks, [&](int64_t block, int worker) {
+      const int64_t begin = block * kBlockRows * k;
+      const int64_t end = (block + 1) * kBlockRows < p.n ? (block + 1) * kBlockRows * k : p.n * k;
+      if (phase == 0)
+        for (int64_t t = begin; t < end; ++t) keys[t] = kEmpty, index[t] = -1;
+      const T* packed = p.pack_block(block, worker, [&](double norm, T* row, int stride, int64_t) {
+        return filter.side_x(norm, row, p.d, stride);
+      });
+      search_block<T, kGemm>(p, filter, k, block, phase, packed, p.sides_x + worker * kBlockRows, keys, index);
+      if (phase + 1 >= phases)
+        for (int64_t t = begin; t < end; ++t) distance[t] = T(__builtin_sqrt(from_key(keys[t])));
+    });
+  }
+}
+
+template <class T> struct SearchPlan {
+  Carve scratch;
+  Pairs<T> pairs;
+  int64_t k;
+  uint64_t* keys;
+  explicit SearchPlan(const Call& c)
+      : scratch{static_cast<char*>(c.scratch)}, pairs(c, true, scratch), k(int64_t(c.attr[0])),
+        keys(scratch.take<uint64_t>(pairs.n * k)) {}
+};
+template <class T> int64_t knn_scratch(const Call& c) {
+  Call counting = c;
+  counting.scratch = nullptr;
+  return SearchPlan<T>(counting).scratch.used;
+}
+
+// ---- radius_count ------------------------------------------------------------------------------------------------
+
+enum RadiusAttr { kClosed };
+
+template <class T> struct CountPlan {
+  Carve scratch;
+  Pairs<T> pairs;
+  T* margin;                                         // per packed row of y: how far above its bound a pair is surely in
+  explicit CountPlan(const Call& c)
+      : scratch{static_cast<char*>(c.scratch)}, pairs(c, true, scratch),
+        margin(scratch.take<T>(pairs.phase_panels * kTileColumns<T>)) {}
+};
+template <class T> int64_t radius_count_scratch(const Call& c) {
+  Call counting = c;
+  counting.scratch = nullptr;
+  return CountPlan<T>(counting).scratch.used;
+}
+
+// The bounds are those of Filter with reach = radius^2, which now belongs to y: difference form, s < side_y; expanded
+// form, a > side_x where a starts at -(1/2 - e)|y|^2 + radius^2 (1/2 + e). Pairs beyond their margin need no second look.
+template <class T, bool kGemm>
+void count_block(const Pairs<T>& p, T expand, const T* margin, const T* radius, bool closed, int64_t block,
+                 int64_t phase, const T* packed, const T* sides, int64_t* inside, int64_t* members) {
+  constexpr int lanes = kLanes<T>, columns = kTileColumns<T>;
+  const int64_t i0 = block * kBlockRows, i1 = i0 + kBlockRows < p.n ? i0 + kBlockRows : p.n;
+  for (int64_t panel = p.first_panel(phase), last = p.last_panel(phase); panel < last; ++panel) {
+    const int64_t j0 = panel * columns, at = (panel - p.first_panel(phase)) * columns;
+    const T* b = p.packed_y + at * p.d;
+    const vec<T> s0 = load(p.sides_y + at), s1 = load(p.sides_y + at + lanes);
+    const uint32_t real = p.m - j0 >= columns ? ~0u : (1u << (p.m - j0)) - 1;
+    for (int64_t i = i0; i < i1; i += kTileRows) {
+      Tile<T> tile = {};
+      if constexpr (kGemm) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kTileRows; ++r) tile.at[r][0] = s0, tile.at[r][1] = s1;
+      }
+      accumulate<!kGemm>(tile, packed + (i - i0) * p.d, b, p.d);
+      const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
+      for (int64_t r = 0; r < count; ++r) {
+        const vec<T> v0 = tile.at[r][0], v1 = tile.at[r][1];
+        const vec<T> limit = broadcast(kGemm ? sides[i - i0 + r] : T(0));
+        uint32_t found = kGemm ? lanes_below(limit, v0) | lanes_below(limit, v1) << lanes
+                               : lanes_below(v0, s0) | lanes_below(v1, s1) << lanes;
+        if (__builtin_expect(found != 0, 0)) {
+          found &= real;
+          T value[columns];
+          store(value, v0);
+          store(value + lanes, v1);
+          const int64_t row = i + r;
+          for (; found; found &= found - 1) {
+            const int64_t l = __builtin_ctz(found), j = j0 + l;
+            const T edge = margin[at + l];             // NaN where nothing is sure
+            bool in = kGemm ? value[l] > limit[0] * expand + edge : value[l] < edge;
+            if (!in) {
+              const T s = T(__builtin_sqrt(square_distance(p.x + row * p.d, p.y + j * p.d, p.d)));
+              in = closed ? s <= radius[j] : s < radius[j];
+            }
+            inside[row] += in;
+            if (in) __atomic_fetch_add(members + j, 1, __ATOMIC_RELAXED);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T, bool kGemm> void count(const Call& c, const Pairs<T>& p, T* margin) {
+  const T* radius = in<T>(c, 2);
+  const bool closed = c.attr[kClosed] != 0;
+  int64_t *inside = out<int64_t>(c, 0), *members = out<int64_t>(c, 1);
+  const Filter<T> filter(p);
+  const double e = filter.relative, tiny = double(Limits<T>::tiny);
+  for (int64_t j = 0; j < p.m; ++j) members[j] = 0;
+  for (int64_t i = 0; i < p.n; ++i) inside[i] = 0;
+  for (int64_t phase = 0; phase < p.phases(); ++phase) {
+    p.pack_phase(c, phase, [&](double norm, T* row, int stride, int64_t j) {
+      const double r = j < p.m ? double(radius[j]) : 0, reach = r * r;
+      T& edge = margin[j - p.first_panel(phase) * kTileColumns<T>];
+      edge = T(__builtin_nan(""));
+      if (!kGemm) {
+        if (r > 0) edge = T(reach * (1 - e) - tiny);
+        const double side = reach * (1 + e) + tiny;
+        return side < double(Limits<T>::huge) ? T(side) : T(__builtin_nan(""));
+      }
+      const T side = filter.side_y(norm, row, p.d, stride);
+      if (!(reach < double(Limits<T>::huge)) || !(norm < double(Limits<T>::huge))) return T(__builtin_inf());
+      if (r > 0) edge = T(2 * e * (norm + reach) + tiny);
+      return T(double(side) + reach * (0.5 + e) + tiny);
+    });
+    parallel(c, p.blocks, [&](int64_t block, int worker) {
+      const T* packed = p.pack_block(block, worker, [&](double norm, T* row, int stride, int64_t) {
+        return kGemm ? filter.side_x(norm, row, p.d, stride) : T(0);
+      });
+      count_block<T, kGemm>(p, T((0.5 + e) / (0.5 - e) * (1 + e)), margin, radius, closed, block, phase, packed,
+                            p.sides_x + worker * kBlockRows, inside, members);
+    });
+  }
+}
+
+}  // namespace
+
+KERNEL_SCRATCH(kernel_sum, kernel_sum_scratch) {
+  const SumPlan<T> plan(c);
+  const bool rbf = c.attr[kKernel] == 0;
+  if (plan.pairs.centre) plan.pairs.find_centre(c);
+  double sum;
+  if (rbf) sum = plan.pairs.gemm ? sum_weighted_or_not<T, Rbf<T, true>>(c, plan) : sum_weighted_or_not<T, Rbf<T, false>>(c, plan);
+  else if (c.attr[kDegree] == 3) sum = sum_weighted_or_not<T, Polynomial<T, 3>>(c, plan);
+  else if (c.attr[kDegree] == 2) sum = sum_weighted_or_not<T, Polynomial<T, 2>>(c, plan);
+  else sum = sum_weighted_or_not<T, Polynomial<T, 0>>(c, plan);
+  // The tiles subtracted `center` rounded to T.
+  const double rounding = double(T(c.attr[kCenter])) - c.attr[kCenter];
+  if (rounding != 0) sum += rounding * sum_weights(c, plan.pairs);
+  *out<double>(c) = sum;
+}
+
+KERNEL_SCRATCH(knn, knn_scratch) {
+  const SearchPlan<T> plan(c);
+  if (plan.pairs.n == 0 || plan.k == 0) return;
+  if (plan.pairs.centre) plan.pairs.find_centre(c);
+  if (plan.pairs.gemm) search<T, true>(c, plan.pairs, plan.k, plan.keys);
+  else search<T, false>(c, plan.pairs, plan.k, plan.keys);
+}
+
+KERNEL_SCRATCH(radius_count, radius_count_scratch) {
+  const CountPlan<T> plan(c);
+  if (plan.pairs.centre) plan.pairs.find_centre(c);
+  if (plan.pairs.gemm) count<T, true>(c, plan.pairs, plan.margin);
+  else count<T, false>(c, plan.pairs, plan.margin);
+}

@@ -1,0 +1,68 @@
+// Arrays of random numbers, and Philox itself for its known answers.
+#include "philox.h"
+#include "parallel.h"
+
+namespace {
+
+constexpr int64_t kGrain = 1 << 16;                 // elements per task: a divisor of 2^34, a multiple of every block
+constexpr int64_t kStreamBytes = 24 << 20;          // outputs beyond the caches are written around them
+
+template <class T> inline void write_around(T* p, vec<T> z) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) _mm512_stream_ps(p, z);
+  else _mm512_stream_pd(p, z);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) _mm256_stream_ps(p, z);
+  else _mm256_stream_pd(p, z);
+#else
+  store(p, z);
+#endif
+}
+
+template <class T, class Draw> void fill(const Call& c) {
+  const uint64_t* key = in<uint64_t>(c, 0);
+  T* y = out<T>(c);
+  const int64_t n = size(c.out[0]);
+  const bool around = n * int64_t(sizeof(T)) >= kStreamBytes && reinterpret_cast<uintptr_t>(y) % kVectorBytes == 0;
+  parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
+    if (around) {
+      generate<T, Draw>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+        if (m == kLanes<T>) write_around(y + e, z);
+        else store_first(y + e, z, m);
+      });
+#if defined(__x86_64__)
+      _mm_sfence();
+#endif
+    } else {
+      generate<T, Draw>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+        if (m == kLanes<T>) store(y + e, z);
+        else store_first(y + e, z, m);
+      });
+    }
+  });
+}
+
+}  // namespace
+
+KERNEL(normal) { fill<T, Normal>(c); }
+KERNEL(uniform) { fill<T, Uniform>(c); }
+
+KERNEL(philox) {
+  const uint32_t *counter = in<uint32_t>(c, 0), *key = in<uint32_t>(c, 1);
+  uint32_t* y = out<uint32_t>(c);
+  parallel_range(c, c.in[0].shape[0], 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      uint32_t x[4], k0 = key[0], k1 = key[1];
+      memcpy(x, counter + 4 * i, sizeof x);
+      for (int r = 0; r < 10; ++r) {
+        const uint64_t p = uint64_t(kPhiloxA) * x[0], q = uint64_t(kPhiloxB) * x[2];
+        x[0] = uint32_t(q >> 32) ^ x[1] ^ k0, x[1] = uint32_t(q);
+        x[2] = uint32_t(p >> 32) ^ x[3] ^ k1, x[3] = uint32_t(p);
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+      }
+      memcpy(y + 4 * i, x, sizeof x);
+    }
+  });
+}
+
+KERNEL(advance_) { static_cast<uint64_t*>(c.in[0].data)[1] += 1; }

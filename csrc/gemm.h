@@ -1,0 +1,322 @@
+// gemm(): C = op(A) op(B) for row-major matrices, with an epilogue on tiles that are still in the first-level cache.
+//
+// One idea: a micro-kernel holds an MR x NR tile of C in registers and walks over k; everything else only feeds it.
+// Every element of C is, for each block of kDepth values of k, one chain of fma from zero in rising k; the block sums
+// are added in order. The chain is the same in full tiles, edge tiles and tiny problems, whoever computes it, so the
+// bits of an element depend on its row of op(A), its column of op(B) and k alone. That is why, unlike elsewhere, the
+// split into tasks below may look at the number of threads.
+//
+// Not here: a batch of products, alpha and beta, and splitting k over threads.
+#pragma once
+#include "parallel.h"
+#include "simd.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;              // 24 accumulators + 2 of B + 1 of A in 32 registers
+#else
+constexpr int kTileRows = 6;               // 12 accumulators + 2 of B + 1 of A (+ 1 product without FMA) in 16
+#endif
+template <class T> constexpr int kTileCols = 2 * kLanes<T>;
+constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB (AVX-512); fixed, since it decides bits
+constexpr int64_t kSuper = 3072;           // most rows and columns packed at a time: bounds scratch and keeps it in L3
+
+// ---- micro-kernel ------------------------------------------------------------------------------------------------
+
+// c[MR][n] (+)= sum_p a(i, p) b[p][n], n <= NV vectors, of which the last holds `last` columns.
+// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i].
+template <class T, int MR, int NV, bool kRows>
+static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb, T* __restrict c,
+                  int64_t ldc, int64_t last, bool add) {
+  constexpr int L = kLanes<T>;
+  vec<T> acc[MR][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) {
+      acc[i][j] = vec<T>{};
+      __builtin_prefetch(c + i * ldc + j * L, 1);
+    }
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    vec<T> bv[NV];
+#pragma GCC unroll 2
+    for (int j = 0; j < NV - 1; ++j) bv[j] = load(b + j * L);
+#if defined(__AVX512F__)
+    bv[NV - 1] = load_first(b + (NV - 1) * L, last);
+#else
+    bv[NV - 1] = load(b + (NV - 1) * L);
+#endif
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const vec<T> av = broadcast(kRows ? a[i * lda] : a[i]);
+#pragma GCC unroll 2
+      for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+    }
+    a += kRows ? 1 : lda;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    T* row = c + i * ldc;
+#pragma GCC unroll 2
+    for (int j = 0; j < NV; ++j) {
+      T* q = row + j * L;
+      if (j < NV - 1) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
+      else if (last == L) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
+      else store_first(q, add ? load_first(q, last) + acc[i][j] : acc[i][j], last);
+    }
+  }
+}
+
+template <class T> using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool);
+
+template <class T, int NV, bool kRows> static Micro<T> micro_of(int64_t rows) {
+#define GENERANT_ROWS_(r) case r: return micro<T, r, NV, kRows>;
+  switch (rows) {
+    GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
+#if defined(__AVX512F__)
+    GENERANT_ROWS_(6) GENERANT_ROWS_(7) GENERANT_ROWS_(8) GENERANT_ROWS_(9) GENERANT_ROWS_(10) GENERANT_ROWS_(11)
+#endif
+    default: return micro<T, kTileRows, NV, kRows>;
+  }
+#undef GENERANT_ROWS_
+}
+
+// ---- packing -----------------------------------------------------------------------------------------------------
+
+template <int... I> struct Lanes {};
+template <int L> struct LanesOf;
+template <> struct LanesOf<2> { using type = Lanes<0, 1>; };
+template <> struct LanesOf<4> { using type = Lanes<0, 1, 2, 3>; };
+template <> struct LanesOf<8> { using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7>; };
+template <> struct LanesOf<16> { using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>; };
+
+// One step of the transpose: exchange the odd groups of S lanes of a with the even ones of b.
+template <class T, int S, int... I> inline void exchange(vec<T>& a, vec<T>& b, Lanes<I...>) {
+  constexpr int L = kLanes<T>;
+#if defined(__clang__)
+  const vec<T> low = __builtin_shufflevector(a, b, (I & S ? L + I - S : I)...);
+  b = __builtin_shufflevector(a, b, (I & S ? L + I : I + S)...);
+#else
+  const vec<T> low = __builtin_shuffle(a, b, vmask<T>{(I & S ? L + I - S : I)...});
+  b = __builtin_shuffle(a, b, vmask<T>{(I & S ? L + I : I + S)...});
+#endif
+  a = low;
+}
+
+template <class T, int S = kLanes<T> / 2> inline void transpose(vec<T>* r) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (!(i & S)) exchange<T, S>(r[i], r[i + S], typename LanesOf<kLanes<T>>::type{});
+  if constexpr (S > 1) transpose<T, S / 2>(r);
+}
+
+// to[p][i] = from[p * ld + i] for i < w, zero for w <= i < width.
+template <class T> static void pack_copy(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, T* to) {
+  constexpr int L = kLanes<T>;
+  if (w == 2 * L && width == w) {
+    for (int64_t p = 0; p < k; ++p, from += ld, to += width) {
+      const vec<T> x = load(from), y = load(from + L);
+      store(to, x);
+      store(to + L, y);
+    }
+    return;
+  }
+  for (int64_t p = 0; p < k; ++p, from += ld, to += width)
+    for (int64_t i = 0; i < width; i += L) {
+      const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L, m = width - i < L ? width - i : L;
+      store_first(to + i, load_first(from + i, n), m);
+    }
+}
+
+// to[p][i] = from[i * ld + p] for i < w, zero for w <= i < width.
+template <class T> static void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, T* to) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < width; i += L) {
+    const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L, m = width - i < L ? width - i : L;
+    for (int64_t p = 0; p < k; p += L) {
+      vec<T> r[L];
+      const T* q = from + i * ld + p;
+      if (k - p >= L) {
+#pragma GCC unroll 16
+        for (int s = 0; s < L; ++s) r[s] = s < n ? load(q + s * ld) : vec<T>{};
+      } else {
+        for (int s = 0; s < L; ++s) r[s] = s < n ? load_first(q + s * ld, k - p) : vec<T>{};
+      }
+      transpose<T>(r);
+      T* o = to + p * width + i;
+      const int64_t rows = k - p < L ? k - p : L;
+      if (rows == L && m == L) {
+#pragma GCC unroll 16
+        for (int s = 0; s < L; ++s) store(o + s * width, r[s]);
+      } else {
+        for (int s = 0; s < rows; ++s) store_first(o + s * width, r[s], m);
+      }
+    }
+  }
+}
+
+// ---- blocking ----------------------------------------------------------------------------------------------------
+
+// A product: op(A) is m x k, op(B) k x n. a_rows: A is stored m x k (else k x m); b_rows: B is stored k x n (else n x k).
+template <class T> struct Product {
+  int64_t m, n, k;
+  const T* a; int64_t lda; bool a_rows;
+  const T* b; int64_t ldb; bool b_rows;
+  T* c; int64_t ldc;
+  // Called once per finished tile: rows [i, i + m) and columns [j, j + n) of C are final.
+  void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);
+  const void* context;
+};
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct Plan {
+  bool simple;             // each task packs the columns of B it needs, A is read in place
+  bool pack_a, pack_b;
+  int64_t rows, cols;      // of C in one task, a multiple of the tile (but for the edge)
+  int64_t worker_bytes, bytes;
+};
+
+// Tiles of the rows [0, m): sizes differ by at most one, so no tile is much less efficient than the others.
+inline int64_t tile_start(int64_t m, int64_t tiles, int64_t i) { return m / tiles * i + least(i, m % tiles); }
+
+template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows, int threads) {
+  constexpr int NR = kTileCols<T>;
+  const int64_t panels = ceil_div(n, NR), depth = least(k, kDepth);
+  const bool serial = threads <= 1 || double(m) * double(n) * double(k) < 1e6;
+  const int64_t workers = serial ? 1 : threads;
+  Plan s{};
+  (void)a_rows;
+  s.pack_b = !b_rows || m > 2 * kTileRows;
+#if !defined(__AVX512F__)
+  s.pack_b = s.pack_b || n % NR;               // no masked loads: the edge panel must be padded
+#endif
+  s.simple = m <= 640 && (serial || panels >= 2 * workers || m <= 4 * kTileRows);
+  if (s.simple) {
+    const int64_t tasks = serial ? 1 : least(panels, 4 * workers);
+    s.rows = m;
+    s.cols = least(ceil_div(panels, tasks), most(1, 256 / NR)) * NR;
+    s.worker_bytes = s.pack_b ? depth * NR * int64_t(sizeof(T)) : 0;
+    s.bytes = s.worker_bytes * workers;
+    return s;
+  }
+  s.pack_b = true;
+  s.pack_a = n > 4 * NR;
+  s.rows = 16 * kTileRows;
+  s.cols = 32 * NR;
+  while (s.rows > 2 * kTileRows && ceil_div(m, s.rows) * ceil_div(n, s.cols) < 6 * workers) {
+    if (s.cols > 4 * NR) s.cols /= 2;
+    else s.rows /= 2;
+  }
+  const int64_t sn = least(panels * NR, kSuper), sm = s.pack_a ? least(m, kSuper) : 0;
+  s.bytes = (sn + sm) * depth * int64_t(sizeof(T)) + 64;
+  return s;
+}
+
+template <class T> static void pack_b_panel(const Product<T>& g, int64_t p, int64_t depth, int64_t j, T* to) {
+  constexpr int NR = kTileCols<T>;
+  const int64_t w = least(NR, g.n - j);
+  if (g.b_rows) pack_copy<T>(depth, g.b + p * g.ldb + j, g.ldb, w, NR, to);
+  else pack_transpose<T>(depth, g.b + j * g.ldb + p, g.ldb, w, NR, to);
+}
+
+// Rows [i0, i1) of C times the panel of columns at j. `a`: packed tiles of those rows, or null to read A in place.
+template <class T>
+static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int64_t i1, int64_t j, const T* a,
+                  const T* b, int64_t ldb) {
+  constexpr int L = kLanes<T>, NR = kTileCols<T>;
+  const int64_t w = least(NR, g.n - j), last = w > L ? w - L : w;
+  const bool finish = g.finish && p + depth == g.k;
+  const int64_t tiles = ceil_div(i1 - i0, kTileRows);
+  const bool by_rows = !a && g.a_rows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t i = i0 + tile_start(i1 - i0, tiles, t), rows = i0 + tile_start(i1 - i0, tiles, t + 1) - i;
+    const Micro<T> f = w > L ? (by_rows ? micro_of<T, 2, true>(rows) : micro_of<T, 2, false>(rows))
+                             : (by_rows ? micro_of<T, 1, true>(rows) : micro_of<T, 1, false>(rows));
+    const T* from = a ? a + (i - i0) * depth : g.a_rows ? g.a + i * g.lda + p : g.a + p * g.lda + i;
+    f(depth, from, a ? rows : g.lda, b, ldb, g.c + i * g.ldc + j, g.ldc, last, p > 0);
+    if (finish) g.finish(g.context, i, j, rows, w);
+  }
+}
+
+// Pack the tiles of rows [i0, i1), which `panel` will be given as `a`.
+template <class T>
+static void pack_a_tiles(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int64_t i1, T* to) {
+  const int64_t tiles = ceil_div(i1 - i0, kTileRows);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t i = i0 + tile_start(i1 - i0, tiles, t), rows = i0 + tile_start(i1 - i0, tiles, t + 1) - i;
+    T* q = to + (i - i0) * depth;
+    if (g.a_rows) pack_transpose<T>(depth, g.a + i * g.lda + p, g.lda, rows, rows, q);
+    else pack_copy<T>(depth, g.a + p * g.lda + i, g.lda, rows, rows, q);
+  }
+}
+
+template <class T> static int64_t gemm_scratch(const Call& c, int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows) {
+  if (m == 0 || n == 0 || k == 0) return 0;
+  return plan_of<T>(m, n, k, a_rows, b_rows, c.threads).bytes;
+}
+
+template <class T> static void gemm(const Call& c, const Product<T>& g) {
+  constexpr int NR = kTileCols<T>;
+  if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) {
+    for (int64_t i = 0; i < g.m; ++i) {
+      memset(g.c + i * g.ldc, 0, size_t(g.n) * sizeof(T));
+      for (int64_t j = 0; g.finish && j < g.n; j += NR) g.finish(g.context, i, j, 1, least(NR, g.n - j));
+    }
+    return;
+  }
+  const Plan s = plan_of<T>(g.m, g.n, g.k, g.a_rows, g.b_rows, c.threads);
+  Call one = c;
+  if (double(g.m) * double(g.n) * double(g.k) < 1e6) one.threads = 1;
+
+  if (s.simple) {
+    parallel(one, ceil_div(g.n, s.cols), [&](int64_t task, int worker) {
+      T* packed = reinterpret_cast<T*>(static_cast<char*>(c.scratch) + worker * s.worker_bytes);
+      const int64_t j0 = task * s.cols, j1 = least(j0 + s.cols, g.n);
+      for (int64_t p = 0; p < g.k; p += kDepth) {
+        const int64_t depth = least(kDepth, g.k - p);
+        for (int64_t j = j0; j < j1; j += NR) {
+          const T* b = g.b + p * g.ldb + j;
+          if (s.pack_b) pack_b_panel(g, p, depth, j, packed);
+          panel(g, p, depth, 0, g.m, j, static_cast<const T*>(nullptr), s.pack_b ? packed : b, s.pack_b ? NR : g.ldb);
+        }
+      }
+    });
+    return;
+  }
+
+  for (int64_t i0 = 0; i0 < g.m; i0 += kSuper)
+    for (int64_t j0 = 0; j0 < g.n; j0 += kSuper)
+      for (int64_t p = 0; p < g.k; p += kDepth) {
+        const int64_t depth = least(kDepth, g.k - p), i1 = least(i0 + kSuper, g.m), j1 = least(j0 + kSuper, g.n);
+        const int64_t row_blocks = ceil_div(i1 - i0, s.rows), col_blocks = ceil_div(j1 - j0, s.cols);
+        T* bp = static_cast<T*>(c.scratch);
+        T* ap = bp + ceil_div(j1 - j0, NR) * NR * depth;
+        const int64_t row_tiles = ceil_div(i1 - i0, kTileRows);
+        const auto row_of = [&](int64_t r) { return least(i0 + tile_start(row_tiles, row_blocks, r) * kTileRows, i1); };
+        constexpr int64_t group = 4;                       // panels of B per packing task
+        const int64_t b_tasks = ceil_div(ceil_div(j1 - j0, NR), group);
+        parallel(one, b_tasks + (s.pack_a ? row_blocks : 0), [&](int64_t task, int) {
+          if (task < b_tasks) {
+            const int64_t end = least(j0 + (task + 1) * group * NR, j1);
+            for (int64_t j = j0 + task * group * NR; j < end; j += NR) pack_b_panel(g, p, depth, j, bp + (j - j0) * depth);
+          } else {
+            const int64_t r = task - b_tasks;
+            pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), ap + (row_of(r) - i0) * depth);
+          }
+        });
+        parallel(one, row_blocks * col_blocks, [&](int64_t task, int) {
+          const int64_t r = task / col_blocks, q = task % col_blocks, i = row_of(r);
+          const int64_t end = least(j0 + (q + 1) * s.cols, j1);
+          for (int64_t j = j0 + q * s.cols; j < end; j += NR)
+            panel(g, p, depth, i, row_of(r + 1), j, s.pack_a ? ap + (i - i0) * depth : nullptr, bp + (j - j0) * depth, NR);
+        });
+      }
+}
+
+}  // namespace

@@ -1,0 +1,280 @@
+// The tile that every pairwise kernel is built from: kTileRows rows of x against kTileColumns rows of y, held in
+// registers, so that neither distances nor kernel values are ever written to an n x m matrix.
+//
+// Points are packed coordinate by coordinate ([d][kTileRows] and [d][kTileColumns]); padded rows are zero. Up to
+// kDifferenceDims coordinates squared distances are sums of squared differences. Above that they are
+// |x|^2 + |y|^2 - 2<x, y> of centred rows: half the arithmetic, and wrong by rounding errors of |x|^2 + |y|^2, so
+// whoever uses them recomputes pairs that are near compared with that from the raw rows (square_distance).
+#pragma once
+#include <math.h>
+#include "parallel.h"
+#include "simd.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;                        // 12 x 2 accumulators of 32 registers
+#else
+constexpr int kTileRows = 6;                         // 6 x 2 of 16
+#endif
+template <class T> constexpr int kTileColumns = 2 * kLanes<T>;
+constexpr int kDifferenceDims = 24;
+constexpr int kBlockRows = 8 * kTileRows;            // rows of one task; 8 packed tiles and a panel stay in L1 at d = 64
+constexpr int64_t kPanelBytes = int64_t(4) << 20;    // y is packed in phases of at most this size
+
+template <class T> struct Limits;
+template <> struct Limits<float> { static constexpr float unit = 0x1p-24f, tiny = 0x1p-126f, huge = 0x1p120f; };
+template <> struct Limits<double> { static constexpr double unit = 0x1p-53, tiny = 0x1p-1022, huge = 0x1p1000; };
+
+// ---- lane masks --------------------------------------------------------------------------------------------------
+
+// Bit l is set where a[l] >= b[l] is false, NaN included.
+inline uint32_t lanes_below(vf a, vf b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_NGE_UQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGE_UQ)));
+#elif defined(__SSE2__)
+  return uint32_t(_mm_movemask_ps(_mm_cmpnge_ps(a, b)));
+#else
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes<float>; ++l) bits |= uint32_t(!(a[l] >= b[l])) << l;
+  return bits;
+#endif
+}
+inline uint32_t lanes_below(vd a, vd b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_pd_mask(a, b, _CMP_NGE_UQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGE_UQ)));
+#elif defined(__SSE2__)
+  return uint32_t(_mm_movemask_pd(_mm_cmpnge_pd(a, b)));
+#else
+  uint32_t bits = 0;
+  for (int l = 0; l < kLanes<double>; ++l) bits |= uint32_t(!(a[l] >= b[l])) << l;
+  return bits;
+#endif
+}
+
+template <class T> inline vec<T> lane_numbers() {
+  vec<T> v;
+  for (int l = 0; l < kLanes<T>; ++l) v[l] = T(l);
+  return v;
+}
+
+// ---- 2^x for kernel values ----------------------------------------------------------------------------------------
+
+// 2^t for t <= 0, 1 ulp, exactly 1 at 0; NaN stays NaN. Without AVX-512 results below 2^-125 are not resolved.
+inline vf exp2_negative(vf t) {
+#if defined(__AVX512F__)
+  const vf r = _mm512_reduce_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const vf low = broadcast(-125.0f), magic = broadcast(0x1.8p23f);
+  t = t < low ? low : t;
+  const vf z = t + magic, r = t - (z - magic);
+#endif
+  vf p = fma(broadcast(0x1.5bba14p-10f), r, broadcast(0x1.3cea88p-7f));
+  p = fma(p, r, broadcast(0x1.c6b752p-5f));
+  p = fma(p, r, broadcast(0x1.ebf9bcp-3f));
+  p = fma(p, r, broadcast(0x1.62e42ap-1f));
+  p = fma(p, r, broadcast(1.0f));
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(0xffff, p, t - r);      // plain scalef warns in GCC 12
+#else
+  return p * (vf)(((vmask<float>)z << 23) + 0x3f800000);
+#endif
+}
+inline vd exp2_negative(vd t) {                      // Taylor to degree 13 on |r| <= 1/2: 2 ulp
+  const vd low = broadcast(-1021.0), magic = broadcast(0x1.8p52);
+  t = t < low ? low : t;
+  const vd z = t + magic, r = (t - (z - magic)) * broadcast(0x1.62e42fefa39efp-1);
+  vd p = broadcast(1.0 / 6227020800.0);
+  constexpr double c[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                          1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
+#pragma GCC unroll 16
+  for (double a : c) p = fma(p, r, broadcast(a));
+  return p * (vd)(((vmask<double>)z << 52) + 0x3ff0000000000000ll);
+}
+
+// ---- exact distances ---------------------------------------------------------------------------------------------
+
+// |x - y|^2 in float64, from differences, in an order that depends on d only.
+inline double square_distance(const float* x, const float* y, int64_t d) {
+  typedef float half __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
+  constexpr int lanes = kLanes<double>;
+  vd a{}, b{};
+  int64_t k = 0;
+  for (; k + 2 * lanes <= d; k += 2 * lanes) {
+    const vd u = __builtin_convertvector(*reinterpret_cast<const half*>(x + k), vd) -
+                 __builtin_convertvector(*reinterpret_cast<const half*>(y + k), vd);
+    const vd v = __builtin_convertvector(*reinterpret_cast<const half*>(x + k + lanes), vd) -
+                 __builtin_convertvector(*reinterpret_cast<const half*>(y + k + lanes), vd);
+    a = fma(u, u, a);
+    b = fma(v, v, b);
+  }
+  double s = k ? lane_sum<double>(a + b) : 0;
+  for (; k < d; ++k) s += (double(x[k]) - double(y[k])) * (double(x[k]) - double(y[k]));
+  return s;
+}
+inline double square_distance(const double* x, const double* y, int64_t d) {
+  constexpr int lanes = kLanes<double>;
+  vd a{};
+  int64_t k = 0;
+  for (; k + lanes <= d; k += lanes) {
+    const vd u = load(x + k) - load(y + k);
+    a = fma(u, u, a);
+  }
+  double s = k ? lane_sum<double>(a) : 0;
+  for (; k < d; ++k) s += (x[k] - y[k]) * (x[k] - y[k]);
+  return s;
+}
+
+// ---- packing -----------------------------------------------------------------------------------------------------
+
+// packed[k][W] = rows[begin + i][k] - centre[k] for i < count, 0 above; centre may be null.
+template <int W, class T>
+inline void pack(const T* rows, int64_t begin, int64_t count, int64_t d, const T* centre, T* packed) {
+  constexpr int64_t step = 64;                       // a strip of the panel stays in L1 while rows are read
+  for (int64_t k0 = 0; k0 < d; k0 += step) {
+    const int64_t k1 = k0 + step < d ? k0 + step : d;
+    for (int64_t i = 0; i < W; ++i) {
+      T* to = packed + i;
+      if (i >= count)
+        for (int64_t k = k0; k < k1; ++k) to[k * W] = 0;
+      else if (const T* from = rows + (begin + i) * d; centre)
+        for (int64_t k = k0; k < k1; ++k) to[k * W] = from[k] - centre[k];
+      else
+        for (int64_t k = k0; k < k1; ++k) to[k * W] = from[k];
+    }
+  }
+}
+
+// sides[i] = side(|row|^2, row, W, begin + i) for W packed rows; the norm is summed in float64, and `side` may change
+// the row, whose coordinates are W apart. Padded rows are included.
+template <int W, class T, class F> inline void pack_sides(T* packed, int64_t begin, int64_t d, F&& side, T* sides) {
+  double s[W] = {};
+  for (int64_t k = 0; k < d; ++k)
+    for (int i = 0; i < W; ++i) s[i] += double(packed[k * W + i]) * double(packed[k * W + i]);
+  for (int i = 0; i < W; ++i) sides[i] = side(s[i], packed + i, W, begin + i);
+}
+
+// ---- the tile ----------------------------------------------------------------------------------------------------
+
+template <class T> struct Tile { vec<T> at[kTileRows][2]; };
+
+// at[r][..] += sum_k of (x - y)^2, or of x y. a is [d][kTileRows], b is [d][kTileColumns].
+template <bool kDifference, class T>
+__attribute__((always_inline)) inline void accumulate(Tile<T>& tile, const T* a, const T* b, int64_t d) {
+  constexpr int lanes = kLanes<T>;
+  vec<T> s[kTileRows][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) s[r][0] = tile.at[r][0], s[r][1] = tile.at[r][1];
+  for (int64_t k = 0; k < d; ++k, a += kTileRows, b += kTileColumns<T>) {
+    const vec<T> b0 = load(b), b1 = load(b + lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      const vec<T> x = broadcast(a[r]);
+      if constexpr (kDifference) {
+        const vec<T> u = x - b0, v = x - b1;
+        s[r][0] = fma(u, u, s[r][0]);
+        s[r][1] = fma(v, v, s[r][1]);
+      } else {
+        s[r][0] = fma(x, b0, s[r][0]);
+        s[r][1] = fma(x, b1, s[r][1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) tile.at[r][0] = s[r][0], tile.at[r][1] = s[r][1];
+}
+
+// ---- shapes, phases and scratch ----------------------------------------------------------------------------------
+
+// Hands out 64-byte aligned pieces of scratch; with a null base it only counts.
+struct Carve {
+  char* base;
+  int64_t used = 0;
+  template <class U> U* take(int64_t count) {
+    char* p = base + used;
+    used += (count * int64_t(sizeof(U)) + 63) & ~int64_t(63);
+    return base ? reinterpret_cast<U*>(p) : nullptr;
+  }
+};
+
+constexpr int kCentreBlocks = 16;
+
+// One call's problem: rows of x in blocks (the tasks), rows of y packed in phases. y == x where y is absent.
+template <class T> struct Pairs {
+  const T *x, *y;
+  int64_t n, m, d;
+  bool self, gemm;
+  int64_t blocks, panels, phase_panels;
+  T *packed_y, *packed_x, *centre;                   // one phase of y; one block of x per worker
+  T *sides_y, *sides_x;                              // what each packed row adds to its tile: its norm, see pack_sides
+  double* sums;
+
+  Pairs(const Call& c, bool distances, Carve& scratch) {
+    self = c.in[1].data == nullptr;
+    x = in<T>(c, 0), y = self ? x : in<T>(c, 1);
+    n = c.in[0].shape[0], d = c.in[0].shape[1], m = self ? n : c.in[1].shape[0];
+    gemm = !distances || d > kDifferenceDims;
+    blocks = ceil_div(n, kBlockRows), panels = ceil_div(m, kTileColumns<T>);
+    const int64_t panel_bytes = (d > 0 ? d : 1) * kTileColumns<T> * int64_t(sizeof(T));
+    phase_panels = kPanelBytes / panel_bytes > 1 ? kPanelBytes / panel_bytes : 1;
+    if (phase_panels > panels) phase_panels = panels;
+    const int64_t workers = c.threads > 1 ? c.threads : 1;
+    packed_y = scratch.take<T>(phase_panels * kTileColumns<T> * d);
+    packed_x = scratch.take<T>(workers * kBlockRows * d);
+    sides_y = scratch.take<T>(phase_panels * kTileColumns<T>);
+    sides_x = scratch.take<T>(workers * kBlockRows);
+    const bool centred = distances && gemm;
+    centre = scratch.take<T>(centred ? d : 0);
+    sums = scratch.take<double>(centred ? 2 * kCentreBlocks * d : 0);
+    if (!centred) centre = nullptr;
+  }
+
+  // The mean of all rows of x and y; a coordinate whose mean is not finite is left where it is.
+  void find_centre(const Call& c) const {
+    parallel(c, 2 * kCentreBlocks, [&](int64_t t, int) {
+      const T* rows = t < kCentreBlocks ? x : y;
+      const int64_t count = t < kCentreBlocks ? n : m, part = ceil_div(count, kCentreBlocks);
+      const int64_t begin = t % kCentreBlocks * part, end = begin + part < count ? begin + part : count;
+      double* s = sums + t * d;
+      for (int64_t k = 0; k < d; ++k) s[k] = 0;
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t k = 0; k < d; ++k) s[k] += double(rows[i * d + k]);
+    });
+    for (int64_t k = 0; k < d; ++k) {
+      double s = 0;
+      for (int t = 0; t < 2 * kCentreBlocks; ++t) s += sums[t * d + k];
+      s /= double(n + m);
+      centre[k] = s - s == 0 ? T(s) : T(0);
+    }
+  }
+
+  int64_t phases() const { return panels ? ceil_div(panels, phase_panels) : 0; }
+  int64_t first_panel(int64_t phase) const { return phase * phase_panels; }
+  int64_t last_panel(int64_t phase) const {
+    const int64_t end = (phase + 1) * phase_panels;
+    return end < panels ? end : panels;
+  }
+
+  template <class F> void pack_phase(const Call& c, int64_t phase, F&& side) const {
+    constexpr int w = kTileColumns<T>;
+    const int64_t first = first_panel(phase);
+    parallel(c, last_panel(phase) - first, [&](int64_t t, int) {
+      pack<w>(y, (first + t) * w, m - (first + t) * w, d, centre, packed_y + t * w * d);
+      pack_sides<w>(packed_y + t * w * d, (first + t) * w, d, side, sides_y + t * w);
+    });
+  }
+  template <class F> const T* pack_block(int64_t block, int worker, F&& side) const {
+    T *to = packed_x + worker * kBlockRows * d, *sides = sides_x + worker * kBlockRows;
+    for (int64_t t = 0, i = block * kBlockRows; t < kBlockRows && i < n; t += kTileRows, i += kTileRows) {
+      pack<kTileRows>(x, i, n - i, d, centre, to + t * d);
+      pack_sides<kTileRows>(to + t * d, i, d, side, sides + t);
+    }
+    return to;
+  }
+};
+
+}  // namespace

@@ -33,21 +33,23 @@ def lookup(name: str) -> Op:
 class Trace:
     """The op calls under one `vjp`, in the order they ran (a topological order)."""
 
-    __slots__ = ("closed", "level", "slots", "tape")
+    __slots__ = ("closed", "level", "size", "tape")
 
     def __init__(self) -> None:
-        self.level, self.slots = next(_level), itertools.count()  # later traces are inner traces
+        self.level, self.size = next(_level), 0  # later traces are inner traces; size: slots handed out
         self.tape: list[Call] = []
         self.closed = False
 
     def box(self, value: Any) -> Var | None:
-        return None if value is None else Var(value, self, next(self.slots))
+        if value is None:
+            return None
+        self.size += 1
+        return Var(value, self, self.size)
 
 
-class Call:
-    """One op call as its trace remembers it: slots name arrays, values are kept only where the rule reads them."""
-
-    __slots__ = ("attrs", "inputs", "needs", "op", "outputs", "slots_in", "slots_out")
+# One op call as its trace remembers it: slots name arrays, values are kept only where the rule reads them.
+# (op, attrs, needs, slots of the inputs, slots of the outputs, inputs, outputs); a plain tuple, since this is the hot path
+Call = tuple[Any, dict, list, list, list, list, Any]
 
 
 class Kept:
@@ -221,30 +223,38 @@ class Op:
         return tuple(bound.arguments.get(name) for name in names), rest
 
     def _traced(self, args: Sequence[Any], attrs: dict[str, Any]) -> tuple:
-        trace: Trace | None = None  # the innermost trace among the arguments
+        trace: Any = None  # the innermost trace among the arguments
+        level = -1
         for a in args:
-            if type(a) is Var and a.trace is not trace and (trace is None or a.trace.level > trace.level):
+            if type(a) is Var and a.trace.level > level:
                 trace = a.trace
-        assert trace is not None
+                level = trace.level
         if trace.closed:
             raise TypeError(f"{self.name}: a traced array outlived the function it was traced in")
-        needs = [type(a) is Var and a.trace is trace for a in args]
+        inner, needs, slots = [], [], []
+        nested = False
+        for a in args:
+            mine = type(a) is Var and a.trace is trace
+            needs.append(mine)
+            slots.append(a.slot if mine else None)
+            if mine:
+                a = a.value
+            nested = nested or type(a) is Var
+            inner.append(a)
         for i in self.effects:
             if i < len(needs) and needs[i]:
                 raise TypeError(f"{self.name} changes its arguments in place and cannot be differentiated")
-        inner = [a.value if n else a for a, n in zip(args, needs, strict=True)]
         if self.defaults:
             attrs = {**self.defaults, **attrs}
-        values = self.all(*inner, **attrs)
-        outs = tuple([trace.box(v) for v in values])
-        call = Call()
-        call.op, call.attrs, call.needs = self, attrs, needs
-        call.slots_in = [a.slot if n else None for a, n in zip(args, needs, strict=True)]
-        call.slots_out = [None if o is None else o.slot for o in outs]
+        values = self.all(*inner, **attrs) if nested else self.run_all(*inner, **attrs)
+        box = trace.box
+        outs = tuple([box(v) for v in values])
         keep = self.keep
-        call.inputs = inner if "x" in keep else [Kept(a) if hasattr(a, "shape") else a for a in inner]
-        call.outputs = values if "y" in keep else (None,) * len(values)
-        trace.tape.append(call)
+        trace.tape.append((
+            self, attrs, needs, slots, [None if o is None else o.slot for o in outs],
+            inner if "x" in keep else [Kept(a) if hasattr(a, "shape") else a for a in inner],
+            values if "y" in keep else (None,) * len(values),
+        ))
         return outs
 
 
@@ -277,27 +287,34 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable[..., list]]:
         pulled = True
         if len(cotangents) != len(mine):
             raise ValueError(f"vjp: pull got {len(cotangents)} cotangents for {len(mine)} outputs")
+        add = lookup("add")
         arrived: dict[int, Any] = {}
-
-        def put(slot: int | None, g: Any) -> None:
-            if slot is not None and g is not None:
-                arrived[slot] = lookup("add")(arrived[slot], g) if slot in arrived else g
-
         for slot, g in zip(mine, cotangents, strict=True):
-            put(slot, g)
+            if g is not None and slot is not None:
+                arrived[slot] = add(arrived[slot], g) if slot in arrived else g
         while tape:
-            call = tape.pop()
-            gys = [None if s is None else arrived.pop(s, None) for s in call.slots_out]
-            if all(g is None for g in gys):
+            op, attrs, needs, slots_in, slots_out, inputs, outputs = tape.pop()
+            gys = [arrived.pop(s, None) for s in slots_out]
+            for g in gys:
+                if g is not None:
+                    break
+            else:
                 continue
-            if call.op.rule is None:
-                raise TypeError(f"{call.op.name} is not differentiable")
-            gxs = call.op.rule(gys, call.outputs, call.needs, *call.inputs, **call.attrs)
-            for slot, g in zip(call.slots_in, gxs, strict=False):
-                put(slot, g)
+            if op.rule is None:
+                raise TypeError(f"{op.name} is not differentiable")
+            for slot, g in zip(slots_in, op.rule(gys, outputs, needs, *inputs, **attrs), strict=False):
+                if g is not None and slot is not None:
+                    arrived[slot] = add(arrived[slot], g) if slot in arrived else g
         return [arrived.get(s) for s in wanted]
 
     return (values if many else values[0]), pull
+
+
+def _full(x: Any, value: float) -> Any:
+    """An array like x; an op where x is traced, so that an outer trace sees it."""
+    if type(x) is np.ndarray:
+        return np.full(x.shape, value, x.dtype)
+    return lookup("full_like")(x, value=value)
 
 
 def value_and_grad(f: Callable) -> Callable:
@@ -314,11 +331,9 @@ def value_and_grad(f: Callable) -> Callable:
         loss = y[0] if isinstance(y, tuple) else y
         if loss.size != 1:
             raise ValueError(f"value_and_grad: the function must return a scalar, got shape {loss.shape}")
-        ones = lookup("full_like")(loss, value=1.0)
+        ones = _full(loss, 1.0)
         grads = pull(ones, *[None] * (len(y) - 1)) if isinstance(y, tuple) else pull(ones)
-        grads = [
-            lookup("full_like")(x, value=0.0) if g is None else g for x, g in zip(xs, grads, strict=True)
-        ]
+        grads = [_full(x, 0.0) if g is None else g for x, g in zip(xs, grads, strict=True)]
         return y, grads[0] if single else grads
 
     return run
@@ -398,9 +413,7 @@ def fused(op: Op, backward: Op, composite: Callable) -> None:
                 return y[0] if isinstance(y, tuple) else y
 
             grads = vjp(of_needed, *[xs[i] for i in need])[1](at[0])
-            return tuple(
-                lookup("full_like")(xs[i], value=0.0) if gi is None else gi for i, gi in zip(need, grads, strict=True)
-            )
+            return tuple(_full(xs[i], 0.0) if gi is None else gi for i, gi in zip(need, grads, strict=True))
 
         grads = vjp(first_order, *[point[i] for i in active])[1](*hs)
         out: list[Any] = [None] * (1 + len(rest))

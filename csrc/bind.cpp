@@ -324,12 +324,6 @@ PyObject* run_prepared(Runner* self, const Prepared& p, const Array* ins, int n_
   return tuple;
 }
 
-// Attributes that cannot change and cannot run Python code when compared; everything else is made so by `slow`.
-bool plain_attribute(PyObject* o) {
-  return o == Py_None || PyFloat_CheckExact(o) || PyLong_CheckExact(o) || PyBool_Check(o) || PyUnicode_CheckExact(o) ||
-         PyTuple_CheckExact(o);
-}
-
 PyObject* runner_call(PyObject* callable, PyObject* const* args, size_t nargsf, PyObject* names) {
   auto* self = reinterpret_cast<Runner*>(callable);
   const Py_ssize_t n = PyVectorcall_NARGS(nargsf), n_names = names ? PyTuple_GET_SIZE(names) : 0;
@@ -340,7 +334,6 @@ PyObject* runner_call(PyObject* callable, PyObject* const* args, size_t nargsf, 
     if (plain && (self->effects >> i & 1) && args[i] != Py_None) plain = py::detail::array_proxy(args[i])->flags & kWriteable;
   }
   for (Py_ssize_t i = 0; plain && i < n_names; ++i) plain = is_attribute(args[n + i]);
-  for (Py_ssize_t i = 0; plain && i < n_names; ++i) plain = plain_attribute(args[n + i]);
   if (!plain) return PyObject_Vectorcall(self->slow, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, names);
   const int n_in = self->n_arrays;     // optional ones that were left out are absent
   for (int i = int(n); i < n_in; ++i) read_array(Py_None, arrays[i]);

@@ -19,6 +19,9 @@ constexpr int kTileRows = 12;              // 24 accumulators + 2 of B + 1 of A 
 constexpr int kTileRows = 6;               // 12 accumulators + 2 of B + 1 of A (+ 1 product without FMA) in 16
 #endif
 template <class T> constexpr int kTileCols = 2 * kLanes<T>;
+// A packed tile of A has its rows of kTileRows numbers padded to whole vectors: aligned stores of full cache lines are
+// several times faster than dense ones that straddle lines.
+template <class T> constexpr int kTileStride = (kTileRows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB (AVX-512); fixed, since it decides bits
 constexpr int64_t kSuper = 3072;           // most rows and columns packed at a time: bounds scratch and keeps it in L3
 
@@ -113,47 +116,50 @@ template <class T, int S = kLanes<T> / 2> inline void transpose(vec<T>* r) {
   if constexpr (S > 1) transpose<T, S / 2>(r);
 }
 
-// to[p][i] = from[p * ld + i] for i < w, zero for w <= i < width.
+// to[p][i] = from[p * ld + i] for i < w, zero for w <= i < width, a multiple of the vector.
 template <class T> static void pack_copy(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, T* to) {
   constexpr int L = kLanes<T>;
-  if (w == 2 * L && width == w) {
-    for (int64_t p = 0; p < k; ++p, from += ld, to += width) {
-      const vec<T> x = load(from), y = load(from + L);
-      store(to, x);
-      store(to + L, y);
-    }
-    return;
-  }
   for (int64_t p = 0; p < k; ++p, from += ld, to += width)
     for (int64_t i = 0; i < width; i += L) {
-      const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L, m = width - i < L ? width - i : L;
-      store_first(to + i, load_first(from + i, n), m);
+      const int64_t left = w - i;
+      store(to + i, left >= L ? load(from + i) : load_first(from + i, left < 0 ? 0 : left));
     }
 }
 
-// to[p][i] = from[i * ld + p] for i < w, zero for w <= i < width.
-template <class T> static void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, T* to) {
+// Several full panels of B side by side: a row of them is one run of memory, which the prefetcher and the TLB like.
+template <class T> static void pack_copy_panels(int64_t k, const T* from, int64_t ld, int64_t panels, T* to) {
+  constexpr int L = kLanes<T>, NR = kTileCols<T>;
+  for (int64_t p = 0; p < k; ++p, from += ld, to += NR)
+    for (int64_t j = 0; j < panels; ++j) {
+      const vec<T> x = load(from + j * NR), y = load(from + j * NR + L);
+      __builtin_prefetch(from + 8 * ld + j * NR);
+      __builtin_prefetch(from + 8 * ld + j * NR + L);
+      store(to + j * NR * k, x);
+      store(to + j * NR * k + L, y);
+    }
+}
+
+// to[p][i] = from[i * ld + p] for i < w, zero for w <= i < width, a multiple of the vector. `next` rows further on the
+// caller will want the next tile.
+template <class T>
+static void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, int64_t next, T* to) {
   constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < width; i += L) {
-    const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L, m = width - i < L ? width - i : L;
+    const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L;
     for (int64_t p = 0; p < k; p += L) {
-      vec<T> r[L];
+      const int64_t rows = k - p < L ? k - p : L;
       const T* q = from + i * ld + p;
-      if (k - p >= L) {
+      T* o = to + p * width + i;
+      vec<T> r[L];
 #pragma GCC unroll 16
-        for (int s = 0; s < L; ++s) r[s] = s < n ? load(q + s * ld) : vec<T>{};
-      } else {
-        for (int s = 0; s < L; ++s) r[s] = s < n ? load_first(q + s * ld, k - p) : vec<T>{};
+      for (int s = 0; s < L; ++s) {
+        r[s] = s >= n ? vec<T>{} : rows == L ? load(q + s * ld) : load_first(q + s * ld, rows);
+        __builtin_prefetch(q + (next + s) * ld);
       }
       transpose<T>(r);
-      T* o = to + p * width + i;
-      const int64_t rows = k - p < L ? k - p : L;
-      if (rows == L && m == L) {
 #pragma GCC unroll 16
-        for (int s = 0; s < L; ++s) store(o + s * width, r[s]);
-      } else {
-        for (int s = 0; s < rows; ++s) store_first(o + s * width, r[s], m);
-      }
+      for (int s = 0; s < L; ++s)
+        if (s < rows) store(o + s * width, r[s]);
     }
   }
 }
@@ -191,11 +197,13 @@ template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bo
   const int64_t workers = serial ? 1 : threads;
   Plan s{};
   (void)a_rows;
-  s.pack_b = !b_rows || m > 2 * kTileRows;
+  const bool near = n * int64_t(sizeof(T)) <= 8192;        // rows of B close enough not to share cache sets
+  s.pack_b = !b_rows || (n > NR && m > (near ? 16 : 5) * kTileRows);
 #if !defined(__AVX512F__)
   s.pack_b = s.pack_b || n % NR;               // no masked loads: the edge panel must be padded
 #endif
-  s.simple = m <= 640 && (serial || panels >= 2 * workers || m <= 4 * kTileRows);
+  s.simple = (m <= 16 * kTileRows || (m <= 640 && n * k <= 1 << 18)) &&
+             (serial || panels >= 2 * workers || m <= 4 * kTileRows);
   if (s.simple) {
     const int64_t tasks = serial ? 1 : least(panels, 4 * workers);
     s.rows = m;
@@ -213,15 +221,24 @@ template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bo
     else s.rows /= 2;
   }
   const int64_t sn = least(panels * NR, kSuper), sm = s.pack_a ? least(m, kSuper) : 0;
-  s.bytes = (sn + sm) * depth * int64_t(sizeof(T)) + 64;
+  s.bytes = (sn + ceil_div(sm, kTileRows) * kTileStride<T>) * depth * int64_t(sizeof(T)) + 64;
   return s;
 }
 
-template <class T> static void pack_b_panel(const Product<T>& g, int64_t p, int64_t depth, int64_t j, T* to) {
+template <class T> static void pack_b_panels(const Product<T>& g, int64_t p, int64_t depth, int64_t j0, int64_t j1, T* to) {
   constexpr int NR = kTileCols<T>;
-  const int64_t w = least(NR, g.n - j);
-  if (g.b_rows) pack_copy<T>(depth, g.b + p * g.ldb + j, g.ldb, w, NR, to);
-  else pack_transpose<T>(depth, g.b + j * g.ldb + p, g.ldb, w, NR, to);
+  int64_t j = j0;
+  if (g.b_rows) {
+    const int64_t full = (j1 - j0) / NR;
+    pack_copy_panels<T>(depth, g.b + p * g.ldb + j, g.ldb, full, to);
+    j += full * NR;
+  }
+  for (; j < j1; j += NR) {
+    const int64_t w = least(NR, j1 - j);
+    T* q = to + (j - j0) * depth;
+    if (g.b_rows) pack_copy<T>(depth, g.b + p * g.ldb + j, g.ldb, w, NR, q);
+    else pack_transpose<T>(depth, g.b + j * g.ldb + p, g.ldb, w, NR, NR, q);
+  }
 }
 
 // Rows [i0, i1) of C times the panel of columns at j. `a`: packed tiles of those rows, or null to read A in place.
@@ -237,8 +254,8 @@ static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int
     const int64_t i = i0 + tile_start(i1 - i0, tiles, t), rows = i0 + tile_start(i1 - i0, tiles, t + 1) - i;
     const Micro<T> f = w > L ? (by_rows ? micro_of<T, 2, true>(rows) : micro_of<T, 2, false>(rows))
                              : (by_rows ? micro_of<T, 1, true>(rows) : micro_of<T, 1, false>(rows));
-    const T* from = a ? a + (i - i0) * depth : g.a_rows ? g.a + i * g.lda + p : g.a + p * g.lda + i;
-    f(depth, from, a ? rows : g.lda, b, ldb, g.c + i * g.ldc + j, g.ldc, last, p > 0);
+    const T* from = a ? a + t * kTileStride<T> * depth : g.a_rows ? g.a + i * g.lda + p : g.a + p * g.lda + i;
+    f(depth, from, a ? kTileStride<T> : g.lda, b, ldb, g.c + i * g.ldc + j, g.ldc, last, p > 0);
     if (finish) g.finish(g.context, i, j, rows, w);
   }
 }
@@ -246,12 +263,27 @@ static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int
 // Pack the tiles of rows [i0, i1), which `panel` will be given as `a`.
 template <class T>
 static void pack_a_tiles(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int64_t i1, T* to) {
-  const int64_t tiles = ceil_div(i1 - i0, kTileRows);
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t i = i0 + tile_start(i1 - i0, tiles, t), rows = i0 + tile_start(i1 - i0, tiles, t + 1) - i;
-    T* q = to + (i - i0) * depth;
-    if (g.a_rows) pack_transpose<T>(depth, g.a + i * g.lda + p, g.lda, rows, rows, q);
-    else pack_copy<T>(depth, g.a + p * g.lda + i, g.lda, rows, rows, q);
+  constexpr int L = kLanes<T>, S = kTileStride<T>;
+  const int64_t m = i1 - i0, tiles = ceil_div(m, kTileRows);
+  if (g.a_rows) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t i = i0 + tile_start(m, tiles, t), rows = i0 + tile_start(m, tiles, t + 1) - i;
+      pack_transpose<T>(depth, g.a + i * g.lda + p, g.lda, rows, S, rows, to + t * S * depth);
+    }
+    return;
+  }
+  for (int64_t t0 = 0; t0 < tiles; t0 += 8) {          // tiles side by side, as in pack_copy_panels
+    const int64_t t1 = least(t0 + 8, tiles);
+    const T* from = g.a + p * g.lda + i0;
+    for (int64_t q = 0; q < depth; ++q, from += g.lda)
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t i = tile_start(m, tiles, t);
+        T* o = to + (t * depth + q) * S;
+        __builtin_prefetch(from + 8 * g.lda + i);
+#pragma GCC unroll 8
+        for (int64_t s = 0; s < S; s += L)             // lanes past the tile hold its neighbour and are not used
+          store(o + s, i + s + L <= m ? load(from + i + s) : load_first(from + i + s, most(0, m - i - s)));
+      }
   }
 }
 
@@ -282,7 +314,7 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
         const int64_t depth = least(kDepth, g.k - p);
         for (int64_t j = j0; j < j1; j += NR) {
           const T* b = g.b + p * g.ldb + j;
-          if (s.pack_b) pack_b_panel(g, p, depth, j, packed);
+          if (s.pack_b) pack_b_panels(g, p, depth, j, least(j + NR, j1), packed);
           panel(g, p, depth, 0, g.m, j, static_cast<const T*>(nullptr), s.pack_b ? packed : b, s.pack_b ? NR : g.ldb);
         }
       }
@@ -299,22 +331,22 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
         T* ap = bp + ceil_div(j1 - j0, NR) * NR * depth;
         const int64_t row_tiles = ceil_div(i1 - i0, kTileRows);
         const auto row_of = [&](int64_t r) { return least(i0 + tile_start(row_tiles, row_blocks, r) * kTileRows, i1); };
-        constexpr int64_t group = 4;                       // panels of B per packing task
+        constexpr int64_t group = 8;                       // panels of B per packing task
         const int64_t b_tasks = ceil_div(ceil_div(j1 - j0, NR), group);
         parallel(one, b_tasks + (s.pack_a ? row_blocks : 0), [&](int64_t task, int) {
           if (task < b_tasks) {
             const int64_t end = least(j0 + (task + 1) * group * NR, j1);
-            for (int64_t j = j0 + task * group * NR; j < end; j += NR) pack_b_panel(g, p, depth, j, bp + (j - j0) * depth);
+            pack_b_panels(g, p, depth, j0 + task * group * NR, end, bp + task * group * NR * depth);
           } else {
             const int64_t r = task - b_tasks;
-            pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), ap + (row_of(r) - i0) * depth);
+            pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), ap + (row_of(r) - i0) / kTileRows * kTileStride<T> * depth);
           }
         });
         parallel(one, row_blocks * col_blocks, [&](int64_t task, int) {
           const int64_t r = task / col_blocks, q = task % col_blocks, i = row_of(r);
           const int64_t end = least(j0 + (q + 1) * s.cols, j1);
           for (int64_t j = j0 + q * s.cols; j < end; j += NR)
-            panel(g, p, depth, i, row_of(r + 1), j, s.pack_a ? ap + (i - i0) * depth : nullptr, bp + (j - j0) * depth, NR);
+            panel(g, p, depth, i, row_of(r + 1), j, s.pack_a ? ap + (i - i0) / kTileRows * kTileStride<T> * depth : nullptr, bp + (j - j0) * depth, NR);
         });
       }
 }

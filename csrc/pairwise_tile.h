@@ -28,30 +28,30 @@ template <> struct Limits<double> { static constexpr double unit = 0x1p-53, tiny
 
 // ---- lane masks --------------------------------------------------------------------------------------------------
 
-// Bit l is set where a[l] >= b[l] is false, NaN included.
-inline uint32_t lanes_below(vf a, vf b) {
+// Bit l is set unless a[l] > b[l]: a NaN sets it.
+inline uint32_t lanes_not_above(vf a, vf b) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask(a, b, _CMP_NGE_UQ);
+  return _mm512_cmp_ps_mask(a, b, _CMP_NGT_UQ);
 #elif defined(__AVX2__)
-  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGE_UQ)));
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NGT_UQ)));
 #elif defined(__SSE2__)
-  return uint32_t(_mm_movemask_ps(_mm_cmpnge_ps(a, b)));
+  return uint32_t(_mm_movemask_ps(_mm_cmpngt_ps(a, b)));
 #else
   uint32_t bits = 0;
-  for (int l = 0; l < kLanes<float>; ++l) bits |= uint32_t(!(a[l] >= b[l])) << l;
+  for (int l = 0; l < kLanes<float>; ++l) bits |= uint32_t(!(a[l] > b[l])) << l;
   return bits;
 #endif
 }
-inline uint32_t lanes_below(vd a, vd b) {
+inline uint32_t lanes_not_above(vd a, vd b) {
 #if defined(__AVX512F__)
-  return _mm512_cmp_pd_mask(a, b, _CMP_NGE_UQ);
+  return _mm512_cmp_pd_mask(a, b, _CMP_NGT_UQ);
 #elif defined(__AVX2__)
-  return uint32_t(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGE_UQ)));
+  return uint32_t(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_NGT_UQ)));
 #elif defined(__SSE2__)
-  return uint32_t(_mm_movemask_pd(_mm_cmpnge_pd(a, b)));
+  return uint32_t(_mm_movemask_pd(_mm_cmpngt_pd(a, b)));
 #else
   uint32_t bits = 0;
-  for (int l = 0; l < kLanes<double>; ++l) bits |= uint32_t(!(a[l] >= b[l])) << l;
+  for (int l = 0; l < kLanes<double>; ++l) bits |= uint32_t(!(a[l] > b[l])) << l;
   return bits;
 #endif
 }

@@ -77,8 +77,8 @@ inline __m128d round_to_odd_fma(__m128d a, __m128d b, __m128d c) {
   const __m128d lost = (p - (s - t)) + (c - t);
   const vmask<double> bits = (vmask<double>)s;
   const vmask<double> inexact_even = ((vmask<double>)(lost != __m128d{})) & ((bits & 1) - 1);
-  const vmask<double> away = (vmask<double>)((lost > __m128d{}) == (s > __m128d{}));    // -1: lost has the sign of s
-  return (__m128d)(bits + (inexact_even & ((away & 2) - 1)));
+  const vmask<double> toward_zero = ((vmask<double>)lost ^ bits) < 0;
+  return (__m128d)(bits + (inexact_even & (toward_zero | 1)));
 }
 #endif
 

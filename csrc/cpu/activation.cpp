@@ -162,7 +162,7 @@ struct Monomial {
       case kInverse: return k / x;
       case kInverseSquare: return k / (x * x);
       case kRoot: return sqrt(x) * k;
-      case kInverseRoot: return k / sqrt(x);
+      case kInverseRoot: return k / vabs(sqrt(x));         // inf at -0 too
       default: return vpow(x, p) * k;
     }
   }

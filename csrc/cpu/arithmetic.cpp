@@ -54,14 +54,18 @@ template <class T, class F> inline void binary(const Call& c, F f) {
     });
     return;
   }
-  // Short rows: operands that are not dense are spread into buffers first.
+  // Short rows: operands that are not dense are spread into buffers first. Buffers hold whole rows, so one that repeats
+  // with every row (a bias) is filled once.
+  const int64_t chunk = kSpread / inner * inner;
+  const bool repeats_a = w.ndim == 2 && w.step[0][0] == 0, repeats_b = w.ndim == 2 && w.step[1][0] == 0;
   const bool dense_a = size(c.in[0]) == n, dense_b = size(c.in[1]) == n;
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
     T buffer_a[kSpread], buffer_b[kSpread];
+    const int64_t first = begin;
     while (begin < end) {
-      const int64_t run = end - begin < kSpread ? end - begin : kSpread;
-      if (!dense_a) w.spread(0, a, begin, run, buffer_a);
-      if (!dense_b) w.spread(1, b, begin, run, buffer_b);
+      const int64_t run = end - begin < chunk ? end - begin : chunk;
+      if (!dense_a && (begin == first || !repeats_a)) w.spread(0, a, begin, run, buffer_a);
+      if (!dense_b && (begin == first || !repeats_b)) w.spread(1, b, begin, run, buffer_b);
       row(dense_a ? a + begin : buffer_a, 1, dense_b ? b + begin : buffer_b, 1, y + begin, run, f);
       begin += run;
     }

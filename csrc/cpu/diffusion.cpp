@@ -23,6 +23,10 @@ template <class T> struct PerSample {
   void spread() { a = broadcast(alpha[i]), s = broadcast(sigma[i]); }
 
   inline void at(int64_t e, int n, vec<T>& ae, vec<T>& se) {
+    if (__builtin_expect(e >= row_end, 0)) {
+      while (e >= row_end) ++i, row_end += row;
+      spread();
+    }
     if (__builtin_expect(e + n <= row_end, 1)) {
       ae = a, se = s;
       return;
@@ -48,7 +52,7 @@ KERNEL(q_sample) {
   const int64_t row = n / c.in[0].shape[0];
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
     PerSample<T> coefficients(alpha, sigma, row, begin);
-    generate<T, Normal>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+    generate<T, Normal>(key, begin, end, [=, &coefficients](int64_t e, vec<T> z, int m) {
       vec<T> a, s;
       coefficients.at(e, m, a, s);
       write(y + e, fma(a, read(x + e, m), s * z), m);
@@ -80,7 +84,7 @@ template <class T, int H> void sampler_step(const Call& c, const Step<T>& step, 
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
     const Step<T> s = step;                         // a copy the compiler can keep in registers
     if (key) {
-      generate<T, Normal>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+      generate<T, Normal>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
         write(s.y + e, fma(broadcast(s.c_noise), z, s.template at<H>(e, m)), m);
       });
       return;

@@ -1,15 +1,43 @@
 // Rows of a table by index, and adding rows into a table. Indices have been checked.
 //
-// scatter_add is split over ranges of destinations: every task reads all indices and adds the rows that fall into its
-// own range, so each destination is summed in the order of n by one thread, without atomics.
+// scatter_add first sorts the positions stably into ranges of destinations that fit in cache; then every range is summed
+// by one thread in the order of n, so no destination is shared and the order of additions is fixed.
 #include <string.h>
 
 #include "../parallel.h"
 #include "../simd.h"
 
 namespace {
-constexpr int64_t kGrain = 16384;
+
+constexpr int64_t kGrain = 16384;          // elements per task
+constexpr int64_t kAhead = 16;             // rows that are prefetched ahead
+constexpr int64_t kMaxRanges = 256;
+
+// Destinations are split into ranges of 2^shift rows.
+struct Ranges {
+  int shift = 0;
+  int64_t n = 1;
+  Ranges(int64_t m, int64_t d, int64_t n_rows, int64_t element) {
+    int64_t wanted = n_rows * d / kGrain, fit = ceil_div(m * d * element, 256 << 10);
+    if (wanted > 16) wanted = 16;
+    if (fit > kMaxRanges) fit = kMaxRanges;
+    if (fit > wanted) wanted = fit;
+    if (wanted < 1) wanted = 1;
+    while (ceil_div(m, int64_t(1) << shift) > wanted) ++shift;
+    n = ceil_div(m, int64_t(1) << shift);
+  }
+};
+
+template <class T> int64_t order_bytes(const Call& c) { return c.in[0].shape[0] * int64_t(sizeof(int64_t)); }
+
+template <class T> inline void add_row(const T* from, T* to, int64_t d) {
+  constexpr int L = kLanes<T>;
+  int64_t j = 0;
+  for (; j + L <= d; j += L) store(to + j, load(to + j) + load(from + j));
+  for (; j < d; ++j) to[j] += from[j];
 }
+
+}  // namespace
 
 KERNEL(gather) {
   const int64_t d = c.out[0].shape[1], n = c.out[0].shape[0];
@@ -18,30 +46,42 @@ KERNEL(gather) {
   T* y = out<T>(c);
   if (d == 0) return;
   parallel_range(c, n, ceil_div(kGrain, d), [&](int64_t i, int64_t end) {
-    for (; i < end; ++i) memcpy(y + i * d, table + index[i] * d, size_t(d) * sizeof(T));
+    for (; i < end; ++i) {
+      if (i + kAhead < end) __builtin_prefetch(table + index[i + kAhead] * d);
+      const T* from = table + index[i] * d;
+      T* to = y + i * d;
+      constexpr int L = kLanes<T>;
+      int64_t j = 0;
+      for (; j + L <= d; j += L) store(to + j, load(from + j));
+      for (; j < d; ++j) to[j] = from[j];
+    }
   });
 }
 
-KERNEL(scatter_add) {
+KERNEL_SCRATCH(scatter_add, order_bytes) {
   const int64_t m = c.out[0].shape[0], d = c.out[0].shape[1], n = c.in[0].shape[0];
   const T* g = in<T>(c, 0);
   const int64_t* index = in<int64_t>(c, 1);
   T* y = out<T>(c);
   if (m == 0 || d == 0) return;
-  int64_t tasks = (n + m) * d / (4 * kGrain);
-  tasks = tasks > 16 ? 16 : tasks < 1 ? 1 : tasks;
-  const int64_t range = ceil_div(m, tasks);
-  parallel(c, ceil_div(m, range), [&](int64_t task, int) {
-    const int64_t begin = task * range, end = begin + range < m ? begin + range : m;
-    memset(y + begin * d, 0, size_t((end - begin) * d) * sizeof(T));
-    for (int64_t i = 0; i < n; ++i) {
-      if (index[i] < begin || index[i] >= end) continue;
-      const T* from = g + i * d;
-      T* to = y + index[i] * d;
-      constexpr int L = kLanes<T>;
-      int64_t j = 0;
-      for (; j + L <= d; j += L) store(to + j, load(to + j) + load(from + j));
-      if (j < d) store_first(to + j, load_first(to + j, d - j) + load_first(from + j, d - j), d - j);
+  const Ranges ranges(m, d, n, sizeof(T));
+  if (ranges.n == 1) {
+    memset(y, 0, size_t(m * d) * sizeof(T));
+    for (int64_t i = 0; i < n; ++i) add_row(g + i * d, y + index[i] * d, d);
+    return;
+  }
+  int64_t* order = static_cast<int64_t*>(c.scratch);   // positions, range after range
+  int64_t end[kMaxRanges + 1] = {};
+  for (int64_t i = 0; i < n; ++i) ++end[(index[i] >> ranges.shift) + 1];
+  for (int64_t r = 0; r < ranges.n; ++r) end[r + 1] += end[r];
+  for (int64_t i = 0; i < n; ++i) order[end[index[i] >> ranges.shift]++] = i;   // end[r] moves from its begin to its end
+  parallel(c, ranges.n, [&](int64_t r, int) {
+    const int64_t first = r << ranges.shift, stop = (r + 1) << ranges.shift;
+    memset(y + first * d, 0, size_t(((stop < m ? stop : m) - first) * d) * sizeof(T));
+    for (int64_t k = r > 0 ? end[r - 1] : 0; k < end[r]; ++k) {
+      if (k + kAhead < end[r])
+        for (int64_t j = 0; j < d; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(g + order[k + kAhead] * d + j);
+      add_row(g + order[k] * d, y + index[order[k]] * d, d);
     }
   });
 }

@@ -16,6 +16,23 @@ template <class T> inline vmask<T> first_lanes(int64_t n) {
   return i < (vmask<T>{} + decltype(i[0] + 0)(n));
 }
 
+// Sum of all lanes by halves, in registers.
+template <class T, class V> inline T sum_lanes(V v) {
+  constexpr int n = int(sizeof(V) / sizeof(T));
+  if constexpr (n <= 4) {
+    T a[n];
+    memcpy(a, &v, sizeof v);
+    if constexpr (n == 4) return (a[0] + a[2]) + (a[1] + a[3]);
+    else return a[0] + a[1];
+  } else {
+    typedef T half __attribute__((vector_size(sizeof(V) / 2)));
+    half a, b;
+    memcpy(&a, &v, sizeof a);
+    memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
+    return sum_lanes<T>(half(a + b));
+  }
+}
+
 // sum over j of f(x_j), f given vectors at offset j, in a fixed order: four vectors of partial sums.
 template <class T, class F> inline T row_sum(int64_t d, F f) {
   constexpr int L = kLanes<T>;
@@ -28,7 +45,7 @@ template <class T, class F> inline T row_sum(int64_t d, F f) {
     const vec<T> v = f(j, n);
     a[k] += n < L ? (first_lanes<T>(n) ? v : vec<T>{}) : v;
   }
-  return lane_sum<T>((a[0] + a[1]) + (a[2] + a[3]));
+  return sum_lanes<T>((a[0] + a[1]) + (a[2] + a[3]));
 }
 
 template <class T> inline vec<T> load_n(const T* p, int64_t n) {
@@ -47,10 +64,14 @@ template <class T, class F> inline void row_map(int64_t d, F f) {
   if (j < d) f(j, d - j);
 }
 
-inline int64_t rows_per_block(int64_t d) { return d < kBlock / 16 ? kBlock / (d > 0 ? d : 1) : 16; }
+// Rows of a block of the backward pass: enough elements, and at most 64 blocks, since merging them costs too.
+inline int64_t rows_per_block(int64_t n_rows, int64_t d) {
+  const int64_t enough = ceil_div(kBlock, d > 0 ? d : 1), few = ceil_div(n_rows, 64);
+  return enough > few ? enough : few;
+}
 
 template <class T> int64_t bwd_bytes(const Call& c) {
-  const int64_t d = last(c.in[1]), blocks = ceil_div(rows(c.in[1]), rows_per_block(d));
+  const int64_t d = last(c.in[1]), n = rows(c.in[1]), blocks = ceil_div(n, rows_per_block(n, d));
   return blocks * 2 * d * int64_t(sizeof(T));
 }
 
@@ -84,7 +105,7 @@ KERNEL(layer_norm) {
 }
 
 KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
-  const int64_t d = last(c.in[1]), n_rows = rows(c.in[1]), block = rows_per_block(d), blocks = ceil_div(n_rows, block);
+  const int64_t d = last(c.in[1]), n_rows = rows(c.in[1]), block = rows_per_block(n_rows, d), blocks = ceil_div(n_rows, block);
   const T *g0 = in<T>(c, 0), *x0 = in<T>(c, 1), *gain = in<T>(c, 2), *means = in<T>(c, 4), *rstds = in<T>(c, 5);
   T *dx0 = out<T>(c, 0), *dgain = out<T>(c, 1), *dbias = out<T>(c, 2);
   T* partial = static_cast<T*>(c.scratch);         // blocks x (dgain, dbias) x d
@@ -97,18 +118,23 @@ KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
     for (int64_t i = b * block; i < end; ++i) {
       const T *g = g0 + i * d, *x = x0 + i * d;
       const vec<T> m = broadcast(means[i]), r = broadcast(rstds[i]);
-      if (parameters)
-        row_map<T>(d, [&](int64_t j, int64_t n) {
-          const vec<T> gv = load_n(g + j, n), z = (load_n(x + j, n) - m) * r;
+      vec<T> su[2] = {}, suz[2] = {};                // of u = g gain and u z
+      int k = 0;
+      auto first = [&](int64_t j, int64_t n) {
+        const vec<T> gv = load_n(g + j, n), u = gv * load_n(gain + j, n);
+        vec<T> z = (load_n(x + j, n) - m) * r;       // in lanes from n on u and g are 0
+        if (parameters) {
           store_n(pg + j, fma(gv, z, load_n(pg + j, n)), n);
           store_n(pb + j, gv + load_n(pb + j, n), n);
-        });
+        }
+        su[k] += u;
+        suz[k] = fma(u, z, suz[k]);
+        k ^= 1;
+      };
+      row_map<T>(d, first);
       if (!dx0) continue;
       T* dx = dx0 + i * d;
-      const T mean_u = row_sum<T>(d, [&](int64_t j, int64_t n) { return load_n(g + j, n) * load_n(gain + j, n); }) / T(d);
-      const T mean_uz = row_sum<T>(d, [&](int64_t j, int64_t n) {
-        return load_n(g + j, n) * load_n(gain + j, n) * ((load_n(x + j, n) - m) * r);
-      }) / T(d);
+      const T mean_u = sum_lanes<T>(su[0] + su[1]) / T(d), mean_uz = sum_lanes<T>(suz[0] + suz[1]) / T(d);
       const vec<T> mu = broadcast(mean_u), muz = broadcast(mean_uz);
       row_map<T>(d, [&](int64_t j, int64_t n) {
         const vec<T> z = (load_n(x + j, n) - m) * r, u = load_n(g + j, n) * load_n(gain + j, n);
@@ -117,15 +143,18 @@ KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
     }
   });
   if (!parameters) return;
-  parallel_range(c, d, ceil_div(kBlock, 2 * blocks > 0 ? 2 * blocks : 1), [&](int64_t j, int64_t end) {
-    for (; j < end; ++j) {
-      double sum_g = 0, sum_b = 0;
-      for (int64_t b = 0; b < blocks; ++b) {
-        sum_g += partial[b * 2 * d + j];
-        sum_b += partial[b * 2 * d + d + j];
+  constexpr int64_t kTile = 64;                      // columns merged together
+  parallel_range(c, ceil_div(d, kTile), ceil_div(kBlock, 2 * kTile * (blocks > 0 ? blocks : 1)), [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t column = i * kTile, n = d - column < kTile ? d - column : kTile;
+      double total[2][kTile] = {};
+      for (int64_t b = 0; b < blocks; ++b)
+        for (int k = 0; k < 2; ++k)
+          for (int64_t j = 0; j < n; ++j) total[k][j] += double(partial[(2 * b + k) * d + column + j]);
+      for (int64_t j = 0; j < n; ++j) {
+        if (dgain) dgain[column + j] = T(total[0][j]);
+        if (dbias) dbias[column + j] = T(total[1][j]);
       }
-      if (dgain) dgain[j] = T(sum_g);
-      if (dbias) dbias[j] = T(sum_b);
     }
   });
 }

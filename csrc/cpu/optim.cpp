@@ -37,7 +37,7 @@ KERNEL(adam_) {
   const T keep = T(1 - lr * c.attr[3]), rate = T(lr / (1 - pow(beta1, step)));
   const T scale = T(1 / ::sqrt(1 - pow(beta2, step)));
   parallel_range(c, size(c.in[0]), kGrain, [&](int64_t begin, int64_t end) {
-    vectors<T>(begin, end, [&](int64_t e, int n) {
+    vectors<T>(begin, end, [=](int64_t e, int n) {
       const vec<T> ge = read(g + e, n);
       const vec<T> me = fma(broadcast(a1), ge, b1 * read(m + e, n));
       const vec<T> ve = fma(broadcast(a2), ge * ge, b2 * read(v + e, n));
@@ -53,7 +53,7 @@ KERNEL(ema_) {
   const T* p = in<T>(c, 1);
   const T rate = T(1 - *in<double>(c, 2));
   parallel_range(c, size(c.in[0]), kGrain, [&](int64_t begin, int64_t end) {
-    vectors<T>(begin, end, [&](int64_t e, int n) {
+    vectors<T>(begin, end, [=](int64_t e, int n) {
       const vec<T> a = read(average + e, n);
       write(average + e, fma(broadcast(rate), read(p + e, n) - a, a), n);
     });
@@ -108,6 +108,6 @@ KERNEL_SCRATCH(clip_norm_, partial_sums) {
   if (!finite || !(norm > limit)) return;
   const T factor = T(limit / norm);
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
-    vectors<T>(begin, end, [&](int64_t e, int m) { write(g + e, factor * read(g + e, m), m); });
+    vectors<T>(begin, end, [=](int64_t e, int m) { write(g + e, factor * read(g + e, m), m); });
   });
 }

@@ -100,7 +100,7 @@ BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy,
           vec<T>& v1 = tile.at[r][1];
           v0 = fma(v0, broadcast(T(-2)), both0);
           v1 = fma(v1, broadcast(T(-2)), both1);
-          const uint32_t near0 = lanes_below(v0, both0 * T(kNear)), near1 = lanes_below(v1, both1 * T(kNear));
+          const uint32_t near0 = lanes_not_above(v0, both0 * T(kNear)), near1 = lanes_not_above(v1, both1 * T(kNear));
           if (__builtin_expect(near0 | near1, 0)) {
             measure_again(v0, near0, p, i + r, j0);
             measure_again(v1, near1, p, i + r, j0 + lanes);
@@ -244,11 +244,11 @@ inline void insert(uint64_t* keys, int64_t* index, int64_t k, uint64_t key, int6
 }
 
 // What a tile must show for a pair to be looked at. With s the computed sum of squared differences, its relative error
-// is below (d + 2) unit, so |x - y|^2 <= reach implies s < bound. In the expanded form the accumulators start at
+// is below (d + 2) unit, so |x - y|^2 <= t implies s <= reach(t). In the expanded form the accumulators start at
 // -(1/2 - e)|y|^2 and end at a = that + <x, y>; each of the d + 1 roundings and those of centring cost at most
-// unit (|x|^2 + |y|^2), e = (2d + 32) unit covers them twice over, and |x - y|^2 <= reach implies
-// a > (1/2 - e)|x|^2 - reach / 2. A NaN bound lets every pair through: while the list is not full, and for rows whose
-// norm is not finite or could overflow.
+// unit (|x|^2 + |y|^2), e = (2d + 32) unit covers them twice over, and |x - y|^2 <= t implies
+// a >= (1/2 - e)|x|^2 - reach(t). Rows whose norm is not finite or could overflow are packed as zeros with a side that
+// lets every pair through.
 template <class T> struct Filter {
   double relative;
   bool gemm;
@@ -263,32 +263,74 @@ template <class T> struct Filter {
     for (int64_t k = 0; k < d; ++k) row[k * stride] = 0;
     return T(__builtin_nan(""));
   }
-  T bound(uint64_t key, T side) const {
-    if (key >= kInfinity) return T(__builtin_nan(""));
-    const double reach = from_key(key);
-    const double b = gemm ? double(side) - 0.5 * reach - 4 * double(Limits<T>::unit) * (double(side) + reach) -
-                                double(Limits<T>::tiny)
-                          : reach * (1 + relative) + double(Limits<T>::tiny);
-    return __builtin_fabs(b) < double(Limits<T>::huge) ? T(b) : T(__builtin_nan(""));
-  }
-  uint32_t passing(vec<T> v, T bound) const {
-    return gemm ? lanes_below(broadcast(bound), v) : lanes_below(v, broadcast(bound));
+  T reach(uint64_t key) const {
+    if (key >= kInfinity) return T(__builtin_inf());
+    const double t = from_key(key), tiny = double(Limits<T>::tiny);
+    const double r = gemm ? t * (0.5 + 8 * double(Limits<T>::unit)) + tiny : t * (1 + relative) + tiny;
+    return r < double(Limits<T>::huge) ? T(r) : T(__builtin_inf());
   }
 };
 
-template <class T, bool kGemm>
-void search_block(const Pairs<T>& p, const Filter<T>& filter, int64_t k, int64_t block, int64_t phase,
-                  const T* packed, const T* sides, uint64_t* keys, int64_t* index) {
+// The k nearest found so far of every row, and how far a row still looks. With y absent a pair enters two lists, one of
+// them another task's, so lists change under a lock per block of rows. What a list holds in the end is the same in
+// whatever order pairs arrive, and a reach read too early is only too long.
+template <class T> struct Nearest {
+  int64_t k, *index;
+  uint64_t* keys;
+  T* reach;
+  uint8_t* locks;
+
+  T look(int64_t row) const {
+    T r;
+    __atomic_load(reach + row, &r, __ATOMIC_RELAXED);
+    return r;
+  }
+  T offer(const Filter<T>& filter, int64_t row, uint64_t key, int64_t j) const {
+    insert(keys + row * k, index + row * k, k, key, j);
+    T r = filter.reach(keys[row * k + k - 1]);
+    __atomic_store(reach + row, &r, __ATOMIC_RELAXED);
+    return r;
+  }
+  void prefetch(int64_t row) const {
+    __builtin_prefetch(keys + row * k);
+    __builtin_prefetch(index + row * k);
+  }
+  void lock(int64_t block) const {
+    while (__atomic_test_and_set(locks + block, __ATOMIC_ACQUIRE)) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  }
+  void unlock(int64_t block) const { __atomic_clear(locks + block, __ATOMIC_RELEASE); }
+};
+
+static_assert(kBlockRows % kTileColumns<float> == 0 && kBlockRows % kTileColumns<double> == 0, "a panel lies in a block");
+
+template <class T> struct Candidate {                // row of the block, column of the panel, what the tile showed
+  int32_t row, column;
+  T value;
+};
+
+// kSelf: pairs j > i only, for both lists.
+template <class T, bool kGemm, bool kSelf>
+void search_block(const Pairs<T>& p, const Filter<T>& filter, const Nearest<T>& lists, int64_t block, int64_t phase,
+                  const T* packed, const T* sides, Candidate<T>* candidates) {
   constexpr int lanes = kLanes<T>, columns = kTileColumns<T>;
   const int64_t i0 = block * kBlockRows, i1 = i0 + kBlockRows < p.n ? i0 + kBlockRows : p.n;
-  T bound[kBlockRows];
-  for (int64_t i = i0; i < i1; ++i) bound[i - i0] = filter.bound(keys[i * k + k - 1], kGemm ? sides[i - i0] : T(0));
-  for (int64_t panel = p.first_panel(phase), last = p.last_panel(phase); panel < last; ++panel) {
+  T reach[kBlockRows], reach_y[columns];
+  for (int64_t i = i0; i < i1; ++i) reach[i - i0] = lists.look(i);
+  int64_t panel = p.first_panel(phase);
+  if (kSelf && i0 / columns > panel) panel = i0 / columns;
+  for (const int64_t last = p.last_panel(phase); panel < last; ++panel) {
     const int64_t j0 = panel * columns;
     const T* b = p.packed_y + (panel - p.first_panel(phase)) * columns * p.d;
     const T* side = p.sides_y + (panel - p.first_panel(phase)) * columns;
     const uint32_t real = p.m - j0 >= columns ? ~0u : (1u << (p.m - j0)) - 1;
-    for (int64_t i = i0; i < i1; i += kTileRows) {
+    int64_t found = 0;
+    if (kSelf)
+      for (int l = 0; l < columns; ++l) reach_y[l] = j0 + l < p.m ? lists.look(j0 + l) : T(0);
+    for (int64_t i = i0; i < i1 && !(kSelf && j0 + columns <= i); i += kTileRows) {
       Tile<T> tile = {};
       if constexpr (kGemm) {
         const vec<T> s0 = load(side), s1 = load(side + lanes);
@@ -296,67 +338,99 @@ void search_block(const Pairs<T>& p, const Filter<T>& filter, int64_t k, int64_t
         for (int r = 0; r < kTileRows; ++r) tile.at[r][0] = s0, tile.at[r][1] = s1;
       }
       accumulate<!kGemm>(tile, packed + (i - i0) * p.d, b, p.d);
-      const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
-      for (int64_t r = 0; r < count; ++r) {
-        T& limit = bound[i - i0 + r];
-        uint32_t found = filter.passing(tile.at[r][0], limit) | filter.passing(tile.at[r][1], limit) << lanes;
-        if (__builtin_expect(found != 0, 0)) {
-          found &= real;
+      const int count = i1 - i < kTileRows ? int(i1 - i) : kTileRows;
+      for (int r = 0; r < count; ++r) {
+        const int row = int(i - i0) + r;
+        vec<T> r0 = broadcast(reach[row]), r1 = r0;
+        if (kSelf) r0 = vmax(load(reach_y), r0), r1 = vmax(load(reach_y + lanes), r1);
+        if (kGemm) r0 = sides[row] - r0, r1 = sides[row] - r1;
+        const vec<T> v0 = tile.at[r][0], v1 = tile.at[r][1];
+        uint32_t near = kGemm ? lanes_not_above(r0, v0) | lanes_not_above(r1, v1) << lanes
+                              : lanes_not_above(v0, r0) | lanes_not_above(v1, r1) << lanes;
+        if (__builtin_expect(near != 0, 0)) {
+          near &= real;
+          if (kSelf && j0 <= i0 + row) near &= i0 + row - j0 < 31 ? ~0u << (i0 + row - j0 + 1) : 0;
           T value[columns];
-          store(value, tile.at[r][0]);
-          store(value + lanes, tile.at[r][1]);
-          const int64_t row = i + r;
-          for (; found; found &= found - 1) {
-            const int64_t l = __builtin_ctz(found), j = j0 + l;
-            if (kGemm ? value[l] <= limit : value[l] >= limit) continue;      // the bound has moved since
-            if (p.self && j == row) continue;
-            const double s = square_distance(p.x + row * p.d, p.y + j * p.d, p.d);
-            insert(keys + row * k, index + row * k, k, to_key(s), j);
-            limit = filter.bound(keys[row * k + k - 1], kGemm ? sides[row - i0] : T(0));
+          store(value, v0);
+          store(value + lanes, v1);
+          for (; near; near &= near - 1) {
+            const int l = __builtin_ctz(near);
+            const T* y = p.y + (j0 + l) * p.d;
+            for (int64_t line = 0; line < p.d && line < 512; line += 64 / int64_t(sizeof(T))) __builtin_prefetch(y + line);
+            if (kSelf) lists.prefetch(j0 + l);
+            candidates[found++] = {row, l, value[l]};
           }
         }
       }
     }
-  }
-}
-
-template <class T, bool kGemm> void search(const Call& c, const Pairs<T>& p, int64_t k, uint64_t* keys) {
-  T* distance = out<T>(c, 0);
-  int64_t* index = out<int64_t>(c, 1);
-  const Filter<T> filter(p);
-  const int64_t phases = p.phases();
-  for (int64_t phase = 0; phase < phases || phase == 0; ++phase) {
-    p.pack_phase(c, phase, [&](double norm, T* row, int stride, int64_t) {
-      return filter.side_y(norm, row, p.d, stride);
-    });
-    parallel(c, p.blocks, [&](int64_t block, int worker) {
-      const int64_t begin = block * kBlockRows * k;
-      const int64_t end = (block + 1) * kBlockRows < p.n ? (block + 1) * kBlockRows * k : p.n * k;
-      if (phase == 0)
-        for (int64_t t = begin; t < end; ++t) keys[t] = kEmpty, index[t] = -1;
-      const T* packed = p.pack_block(block, worker, [&](double norm, T* row, int stride, int64_t) {
-        return filter.side_x(norm, row, p.d, stride);
-      });
-      search_block<T, kGemm>(p, filter, k, block, phase, packed, p.sides_x + worker * kBlockRows, keys, index);
-      if (phase + 1 >= phases)
-        for (int64_t t = begin; t < end; ++t) distance[t] = T(__builtin_sqrt(from_key(keys[t])));
-    });
+    // Settled a panel at a time: by then the rows are in cache, and most bounds of a first panel have moved.
+    if (found == 0) continue;
+    const int64_t other = j0 / kBlockRows;             // a panel lies in one block; locks are taken in rising order
+    if (kSelf) lists.lock(block);
+    if (kSelf && other != block) lists.lock(other);
+    for (int64_t t = 0; t < found; ++t) {
+      const Candidate<T> at = candidates[t];
+      const T edge = kGemm ? sides[at.row] - at.value : at.value;
+      const bool for_row = !(edge > reach[at.row]), for_column = kSelf && !(edge > reach_y[at.column]);
+      if (!for_row && !for_column) continue;
+      const int64_t i = i0 + at.row, j = j0 + at.column;
+      const uint64_t key = to_key(square_distance(p.x + i * p.d, p.y + j * p.d, p.d));
+      if (for_row) reach[at.row] = lists.offer(filter, i, key, j);
+      if (for_column) reach_y[at.column] = lists.offer(filter, j, key, i);
+    }
+    if (kSelf && other != block) lists.unlock(other);
+    if (kSelf) lists.unlock(block);
   }
 }
 
 template <class T> struct SearchPlan {
   Carve scratch;
   Pairs<T> pairs;
-  int64_t k;
-  uint64_t* keys;
-  explicit SearchPlan(const Call& c)
-      : scratch{static_cast<char*>(c.scratch)}, pairs(c, true, scratch), k(int64_t(c.attr[0])),
-        keys(scratch.take<uint64_t>(pairs.n * k)) {}
+  Nearest<T> lists;
+  Candidate<T>* candidates;
+  explicit SearchPlan(const Call& c) : scratch{static_cast<char*>(c.scratch)}, pairs(c, true, scratch) {
+    const int64_t n = pairs.n;
+    lists.k = int64_t(c.attr[0]);
+    lists.index = out<int64_t>(c, 1);
+    lists.keys = scratch.take<uint64_t>(n * lists.k);
+    lists.reach = scratch.take<T>(n);
+    lists.locks = scratch.take<uint8_t>(pairs.blocks);
+    candidates = scratch.take<Candidate<T>>((c.threads > 1 ? c.threads : 1) * kBlockRows * kTileColumns<T>);
+  }
 };
 template <class T> int64_t knn_scratch(const Call& c) {
   Call counting = c;
   counting.scratch = nullptr;
   return SearchPlan<T>(counting).scratch.used;
+}
+
+template <class T, bool kGemm, bool kSelf> void search(const Call& c, const SearchPlan<T>& plan) {
+  const Pairs<T>& p = plan.pairs;
+  const Nearest<T>& lists = plan.lists;
+  const Filter<T> filter(p);
+  const int64_t k = lists.k;
+  parallel_range(c, p.n, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin * k; t < end * k; ++t) lists.keys[t] = kEmpty, lists.index[t] = -1;
+    for (int64_t i = begin; i < end; ++i) lists.reach[i] = T(__builtin_inf());
+  });
+  for (int64_t b = 0; b < p.blocks; ++b) lists.locks[b] = 0;
+  for (int64_t phase = 0; phase < p.phases(); ++phase) {
+    p.pack_phase(c, phase, [&](double norm, T* row, int stride, int64_t) {
+      return filter.side_y(norm, row, p.d, stride);
+    });
+    parallel(c, p.blocks, [&](int64_t block, int worker) {
+      if (kSelf && p.last_panel(phase) * kTileColumns<T> <= block * kBlockRows) return;
+      const T* packed = p.pack_block(block, worker, [&](double norm, T* row, int stride, int64_t) {
+        return filter.side_x(norm, row, p.d, stride);
+      });
+      search_block<T, kGemm, kSelf>(p, filter, lists, block, phase, packed, p.sides_x + worker * kBlockRows,
+                                    plan.candidates + worker * kBlockRows * kTileColumns<T>);
+    });
+  }
+  T* distance = out<T>(c, 0);
+  parallel_range(c, p.n * k, 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) distance[t] = T(__builtin_sqrt(from_key(lists.keys[t])));
+  });
 }
 
 // ---- radius_count ------------------------------------------------------------------------------------------------
@@ -400,8 +474,8 @@ void count_block(const Pairs<T>& p, T expand, const T* margin, const T* radius, 
       for (int64_t r = 0; r < count; ++r) {
         const vec<T> v0 = tile.at[r][0], v1 = tile.at[r][1];
         const vec<T> limit = broadcast(kGemm ? sides[i - i0 + r] : T(0));
-        uint32_t found = kGemm ? lanes_below(limit, v0) | lanes_below(limit, v1) << lanes
-                               : lanes_below(v0, s0) | lanes_below(v1, s1) << lanes;
+        uint32_t found = kGemm ? lanes_not_above(limit, v0) | lanes_not_above(limit, v1) << lanes
+                               : lanes_not_above(v0, s0) | lanes_not_above(v1, s1) << lanes;
         if (__builtin_expect(found != 0, 0)) {
           found &= real;
           T value[columns];
@@ -477,10 +551,11 @@ KERNEL_SCRATCH(kernel_sum, kernel_sum_scratch) {
 
 KERNEL_SCRATCH(knn, knn_scratch) {
   const SearchPlan<T> plan(c);
-  if (plan.pairs.n == 0 || plan.k == 0) return;
-  if (plan.pairs.centre) plan.pairs.find_centre(c);
-  if (plan.pairs.gemm) search<T, true>(c, plan.pairs, plan.k, plan.keys);
-  else search<T, false>(c, plan.pairs, plan.k, plan.keys);
+  const Pairs<T>& p = plan.pairs;
+  if (p.n == 0 || plan.lists.k == 0) return;
+  if (p.centre) p.find_centre(c);
+  if (p.gemm) p.self ? search<T, true, true>(c, plan) : search<T, true, false>(c, plan);
+  else p.self ? search<T, false, true>(c, plan) : search<T, false, false>(c, plan);
 }
 
 KERNEL_SCRATCH(radius_count, radius_count_scratch) {

@@ -26,7 +26,7 @@ template <class T, class Draw> void fill(const Call& c) {
   const bool around = n * int64_t(sizeof(T)) >= kStreamBytes && reinterpret_cast<uintptr_t>(y) % kVectorBytes == 0;
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
     if (around) {
-      generate<T, Draw>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+      generate<T, Draw>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
         if (m == kLanes<T>) write_around(y + e, z);
         else store_first(y + e, z, m);
       });
@@ -34,7 +34,7 @@ template <class T, class Draw> void fill(const Call& c) {
       _mm_sfence();
 #endif
     } else {
-      generate<T, Draw>(key, begin, end, [&](int64_t e, vec<T> z, int m) {
+      generate<T, Draw>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
         if (m == kLanes<T>) store(y + e, z);
         else store_first(y + e, z, m);
       });

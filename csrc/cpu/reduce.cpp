@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int D = kLanes<double>;
-constexpr int64_t kBlock = 16384;          // elements per block
+constexpr int64_t kBlock = 16384;          // elements per block, at least
 constexpr int64_t kColumns = 512;          // columns per task
 constexpr int64_t kNarrow = 64;            // fewer columns than this are reduced as a periodic flat array
 
@@ -30,22 +30,30 @@ inline vd widen(const float* p) {
 #endif
 }
 
-// ---- the two monoids: V is a vector of doubles or one double ----------------------------------------------------------
+// ---- the monoids: V is a vector of doubles or one double ----------------------------------------------------------------
 
-// A sum s with the rounding errors e it has left behind (compensated only where the addends are doubles).
-template <class Source> struct Sum {
+template <class Source> struct Sum;
+
+// Sums of floats are exact enough in double.
+template <> struct Sum<float> {
+  template <class V> struct State { V s; };
+  template <class V> static State<V> zero() { return {V{}}; }
+  template <class V> static void add(State<V>& a, V x) { a.s += x; }
+  template <class V> static void merge(State<V>& a, const State<V>& b) { a.s += b.s; }
+  static double value(const State<double>& a) { return a.s; }
+  static State<double> lane(const State<vd>& a, int i) { return {a.s[i]}; }
+};
+
+// A sum s with the rounding errors e it has left behind.
+template <> struct Sum<double> {
   template <class V> struct State { V s, e; };
   template <class V> static State<V> zero() { return {V{}, V{}}; }
   template <class V> static void add(State<V>& a, V x) {
-    if constexpr (sizeof(Source) == 4) {
-      a.s += x;
-    } else {
-      const V t = a.s + x, z = t - a.s;
-      a.e += (a.s - (t - z)) + (x - z);
-      a.s = t;
-    }
+    const V t = a.s + x, z = t - a.s;
+    a.e += (a.s - (t - z)) + (x - z);
+    a.s = t;
   }
-  static void merge(State<double>& a, const State<double>& b) {
+  template <class V> static void merge(State<V>& a, const State<V>& b) {
     add(a, b.s);
     a.e += b.e;
   }
@@ -57,7 +65,7 @@ template <class Source> struct Max {
   template <class V> struct State { V m; };
   template <class V> static State<V> zero() { return {V{} - __builtin_inf()}; }
   template <class V> static void add(State<V>& a, V x) { a.m = (x > a.m) | (x != x) ? x : a.m; }
-  static void merge(State<double>& a, const State<double>& b) { add(a, b.m); }
+  template <class V> static void merge(State<V>& a, const State<V>& b) { add(a, b.m); }
   static double value(const State<double>& a) { return a.m; }
   static State<double> lane(const State<vd>& a, int i) { return {a.m[i]}; }
 };
@@ -77,8 +85,14 @@ template <class Op, class S> inline Total<Op> reduce_run(const S* x, int64_t n) 
     for (; i + 4 * D <= n; i += 4 * D)
       for (int k = 0; k < 4; ++k) Op::add(a[k], widen(x + i + k * D));
     for (int k = 0; i + D <= n; i += D, ++k) Op::add(a[k], widen(x + i));
-    for (int k = 0; k < 4; ++k)
-      for (int j = 0; j < D; ++j) Op::merge(total, Op::lane(a[k], j));
+    Op::merge(a[0], a[1]);
+    Op::merge(a[2], a[3]);
+    Op::merge(a[0], a[2]);
+    Total<Op> lanes[D];
+    for (int j = 0; j < D; ++j) lanes[j] = Op::lane(a[0], j);
+    for (int half = D / 2; half > 0; half /= 2)
+      for (int j = 0; j < half; ++j) Op::merge(lanes[j], lanes[j + half]);
+    total = lanes[0];
   }
   for (; i < n; ++i) Op::add(total, double(x[i]));
   return total;
@@ -134,7 +148,8 @@ struct Pass {
   int64_t batch, reduced, kept;
   int64_t block() const {                    // of the reduced axis
     const int64_t width = kept < kColumns ? kept : kColumns, n = kBlock / width;
-    return n < 32 ? 32 : n;
+    const int64_t few = ceil_div(reduced, 64);       // at most so many blocks: merging them costs too
+    return n > few ? n : few;
   }
   int64_t blocks() const { return reduced > block() ? ceil_div(reduced, block()) : 1; }
   int64_t partials() const { return blocks() > 1 ? batch * blocks() * kept : 0; }
@@ -167,13 +182,18 @@ inline void run_pass(const Call& c, const Pass& p, const S* x, R* y, Total<Op>* 
     }
   });
   if (blocks == 1) return;
-  const int64_t grain = ceil_div(kBlock, blocks);
-  parallel_range(c, p.batch * p.kept, grain, [&](int64_t i, int64_t end) {
+  constexpr int64_t kTile = 64;                      // columns merged together
+  const int64_t tiles = ceil_div(p.kept, kTile);
+  parallel_range(c, p.batch * tiles, ceil_div(kBlock, blocks * kTile), [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
-      const Total<Op>* from = partial + i / p.kept * blocks * p.kept + i % p.kept;
-      Total<Op> total = from[0];
-      for (int64_t k = 1; k < blocks; ++k) Op::merge(total, from[k * p.kept]);
-      y[i] = R(Op::value(total) / divisor);
+      const int64_t b = i / tiles, column = i % tiles * kTile;
+      const int64_t n = p.kept - column < kTile ? p.kept - column : kTile;
+      const Total<Op>* from = partial + b * blocks * p.kept + column;
+      Total<Op> total[kTile];
+      for (int64_t j = 0; j < n; ++j) total[j] = from[j];
+      for (int64_t k = 1; k < blocks; ++k)
+        for (int64_t j = 0; j < n; ++j) Op::merge(total[j], from[k * p.kept + j]);
+      for (int64_t j = 0; j < n; ++j) y[b * p.kept + column + j] = R(Op::value(total[j]) / divisor);
     }
   });
 }
@@ -252,12 +272,10 @@ inline void reduce(const Call& c, const bool* reduced, bool mean) {
   }
 }
 
-// Which axes attributes (keepdims, axis) reduce: axis is a count and that many numbers, or NaN for all.
+// Which axes the attributes (keepdims, axis) reduce: axis is a count and that many axes, not negative.
 inline void axes_of_attr(const Call& c, bool* reduced) {
-  const bool all = c.attr[1] != c.attr[1];
-  for (int i = 0; i < generant::kMaxDims; ++i) reduced[i] = all;
-  if (!all)
-    for (int i = 0; i < int(c.attr[1]); ++i) reduced[int(c.attr[2 + i])] = true;
+  for (int i = 0; i < generant::kMaxDims; ++i) reduced[i] = false;
+  for (int i = 0; i < int(c.attr[1]); ++i) reduced[int(c.attr[2 + i])] = true;
 }
 
 // Which axes an array of out's shape would be broadcast along.
@@ -269,13 +287,13 @@ inline void axes_of_shape(const Call& c, bool* reduced) {
 template <class T> int64_t axis_bytes(const Call& c) {
   bool reduced[generant::kMaxDims];
   axes_of_attr(c, reduced);
-  return bytes_of<Sum<T>>(Passes(c.in[0], reduced));
+  return bytes_of<Sum<double>>(Passes(c.in[0], reduced));   // the largest state
 }
 
 template <class T> int64_t sum_to_bytes(const Call& c) {
   bool reduced[generant::kMaxDims];
   axes_of_shape(c, reduced);
-  return bytes_of<Sum<T>>(Passes(c.in[0], reduced));
+  return bytes_of<Sum<double>>(Passes(c.in[0], reduced));   // the largest state
 }
 
 }  // namespace

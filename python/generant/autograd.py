@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,18 +75,14 @@ def _leaves_the_trace(what: str) -> Callable:
 _UFUNCS = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "matmul": "matmul"}
 
 
-def _binary(name: str, scalar: Callable[[float], dict] | None, reflected: bool = False) -> Callable:
-    """An operator method: op `name` for arrays, `affine` with the attributes scalar(c) for a Python number c."""
+def _binary(name: str, scalar: Callable[[float], dict], reflected: bool = False) -> Callable:
+    """An operator method: op `name` for arrays, `affine` with the attributes scalar(c) for a number c."""
 
     def method(self: Var, other: Any) -> Any:
-        if isinstance(other, (int, float)) and not isinstance(other, bool):
-            if scalar is not None:
-                return lookup("affine")(self, **scalar(float(other)))
-            other = np.asarray(other, self.dtype)
-        elif not isinstance(other, (Var, np.ndarray, np.generic)):
+        if isinstance(other, (int, float, np.generic)) and not isinstance(other, (bool, np.bool_)):
+            return lookup("affine")(self, **scalar(float(other)))
+        if isinstance(other, (str, bytes)) or not hasattr(other, "shape"):
             return NotImplemented
-        elif isinstance(other, np.generic):
-            other = np.asarray(other, self.dtype)
         return lookup(name)(other, self) if reflected else lookup(name)(self, other)
 
     return method
@@ -101,9 +98,9 @@ class Var:
     def __init__(self, value: Any, trace: Trace, slot: int) -> None:
         self.value, self.trace, self.slot = value, trace, slot
 
-    shape = property(lambda self: self.value.shape)
+    shape = property(lambda self: tuple(self.value.shape))
     ndim = property(lambda self: self.value.ndim)
-    size = property(lambda self: self.value.size)
+    size = property(lambda self: math.prod(self.value.shape))
     dtype = property(lambda self: self.value.dtype)
     T = property(lambda self: lookup("transpose")(self))
 
@@ -117,7 +114,11 @@ class Var:
     __mul__ = _binary("mul", lambda c: {"scale": c})
     __rmul__ = _binary("mul", lambda c: {"scale": c}, reflected=True)
     __truediv__ = _binary("div", lambda c: {"scale": 1.0 / c})
-    __rtruediv__ = _binary("div", None, reflected=True)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        if isinstance(other, (int, float, np.generic)):
+            return lookup("affine")(lookup("reciprocal")(self), scale=float(other))
+        return lookup("div")(other, self) if hasattr(other, "shape") else NotImplemented
 
     def __neg__(self) -> Any:
         return lookup("affine")(self, scale=-1.0)
@@ -140,7 +141,7 @@ class Var:
         """array + var reaches the op; any other NumPy function of a Var is refused, with what to do instead."""
         name = _UFUNCS.get(ufunc.__name__)
         if name is not None and method == "__call__" and not kwargs:
-            return lookup(name)(*[np.asarray(a, self.dtype) if isinstance(a, (int, float)) else a for a in inputs])
+            return lookup(name)(*[float(a) if isinstance(a, np.generic) else a for a in inputs])
         return _leaves_the_trace(f"numpy.{ufunc.__name__} (use the op of generant.ops)")(self)
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -329,8 +330,8 @@ def value_and_grad(f: Callable) -> Callable:
         xs = [params] if single else list(params)
         y, pull = vjp(lambda *p: f(p[0] if single else list(p), *rest), *xs)
         loss = y[0] if isinstance(y, tuple) else y
-        if loss.size != 1:
-            raise ValueError(f"value_and_grad: the function must return a scalar, got shape {loss.shape}")
+        if math.prod(loss.shape) != 1:
+            raise ValueError(f"value_and_grad: the function must return a scalar, got shape {tuple(loss.shape)}")
         ones = _full(loss, 1.0)
         grads = pull(ones, *[None] * (len(y) - 1)) if isinstance(y, tuple) else pull(ones)
         grads = [_full(x, 0.0) if g is None else g for x, g in zip(xs, grads, strict=True)]

@@ -17,11 +17,15 @@ from typing import Any
 import numpy as np
 
 BACKENDS = ("native", "numba", "definition")
+ISAS = ("base", "avx2", "avx512")
 
 
 @cache
 def native_module() -> ModuleType | None:
     """The compiled module, or None (see `native_error`)."""
+    cap = os.environ.get("GENERANT_ISA", "")
+    if cap and cap not in ISAS:
+        raise ValueError(f"GENERANT_ISA is {cap!r}, wanted one of {', '.join(ISAS)}")
     try:
         from .. import _native  # type: ignore[attr-defined]
     except ImportError as error:
@@ -122,6 +126,6 @@ def float_type_of(arrays: Sequence[Any]) -> np.dtype | None:
     for a in arrays:
         if isinstance(a, np.ndarray) and a.dtype.kind == "f":
             return a.dtype
-        if is_torch(a) and a.dtype.is_floating_point:
+        if is_torch(a) and str(a.dtype) in ("torch.float32", "torch.float64"):
             return np.dtype(str(a.dtype).removeprefix("torch."))
     return None

@@ -18,17 +18,17 @@ from .reduce import sum_to
 __all__ = ["add", "div", "heaviside", "maximum", "minimum", "mul", "sub"]
 
 # Shapes of a and b: equal, 0-d, row, column, both, and up to six dimensions.
-SIZES = [
-    dict(a=(1,), b=(1,)),
-    dict(a=(7,), b=(7,)),
-    dict(a=(3, 37), b=()),
-    dict(a=(), b=(5,)),
-    dict(a=(3, 37), b=(37,)),
-    dict(a=(3, 37), b=(3, 1)),
-    dict(a=(37,), b=(3, 37)),
-    dict(a=(3, 1), b=(1, 19)),
-    dict(a=(5, 4099), b=(5, 4099)),
-    dict(a=(2, 3, 1, 2, 1, 5), b=(3, 4, 1, 2, 1)),
+SIZES: list[dict[str, Any]] = [
+    dict(_0=(1,), _1=(1,)),
+    dict(_0=(7,), _1=(7,)),
+    dict(_0=(3, 37), _1=()),
+    dict(_0=(), _1=(5,)),
+    dict(_0=(3, 37), _1=(37,)),
+    dict(_0=(3, 37), _1=(3, 1)),
+    dict(_0=(37,), _1=(3, 37)),
+    dict(_0=(3, 1), _1=(1, 19)),
+    dict(_0=(5, 4099), _1=(5, 4099)),
+    dict(_0=(2, 3, 1, 2, 1, 5), _1=(3, 4, 1, 2, 1)),
 ]
 
 
@@ -110,7 +110,7 @@ def minimum(a: Any, b: Any) -> Any:
 
 @binary(keep="")
 def heaviside(a: Any, b: Any) -> Any:
-    """1 where a > b, 1/2 where a == b, 0 elsewhere: the share of `maximum`'s gradient that a gets. Its gradient is zero.
+    """1 where a > b, 1/2 where a == b, 0 elsewhere: a's share of the gradient of `maximum`. Its own gradient is zero.
 
     a, b: shapes that broadcast. Returns their broadcast shape.
     """

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ._table import fused, op
 from .activation import rsqrt
 from .layout import reshape
@@ -37,8 +35,8 @@ SIZES = [
 def layer_norm(x: Any, gain: Any, bias: Any, *, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(var + eps) * gain + bias, mean and variance over the last axis.
 
-    x (..., d); gain, bias (d,). Returns (..., d); `layer_norm.all` also returns mean (...) and 1 / sqrt(var + eps) (...).
-    One pass over memory. Ba, Kiros, Hinton (2016), eq. 3.
+    x (..., d); gain, bias (d,). Returns (..., d); `layer_norm.all` also returns mean (...) and
+    1 / sqrt(var + eps) (...). One pass over memory. Ba, Kiros, Hinton (2016), eq. 3.
     """
     mean = _mean(x, axis=-1, keepdims=True)
     centred = x - mean

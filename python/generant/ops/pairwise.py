@@ -11,20 +11,22 @@ import numpy as np
 from ._table import op
 
 
-def _check_kernel_sum(x, y=None, x_weights=None, y_weights=None, *, degree=3, bandwidth=1.0, exclude_diagonal=False, **_):
+def _check_kernel_sum(
+    x, y=None, x_weights=None, y_weights=None, *, degree=3, bandwidth=1.0, exclude_diagonal=False, **_
+):
     if exclude_diagonal and y is not None:
         raise ValueError("kernel_sum: exclude_diagonal=True needs y=None (pairs of x with itself), got y")
     if y_weights is not None and y is None:
         raise ValueError("kernel_sum: y_weights needs y; without y, x_weights weighs both sides")
-    if degree != int(degree) or degree < 1:
-        raise ValueError(f"kernel_sum: degree must be a positive integer, got {degree!r}")
+    if degree < 1:
+        raise ValueError(f"kernel_sum: degree must be at least 1, got {degree!r}")
     if not bandwidth > 0:
         raise ValueError(f"kernel_sum: bandwidth must be positive, got {bandwidth!r}")
 
 
 def _check_knn(x, y=None, *, k=5):
     candidates = x.shape[0] - 1 if y is None else y.shape[0]
-    if k != int(k) or not 1 <= k <= candidates:
+    if not 1 <= k <= candidates:
         of = "x without the row itself" if y is None else "y"
         raise ValueError(f"knn: k must be in 1..{candidates}, the number of rows of {of}, got {k!r}")
 

@@ -15,8 +15,8 @@ from ._table import op
 
 __all__ = ["advance_", "normal", "philox", "uniform"]
 
-SHAPES = [dict(shape=()), dict(shape=(1,)), dict(shape=(7, 5)), dict(shape=(3, 67)), dict(shape=(7,), dtype="float64"),
-          dict(shape=(3, 67), dtype="float64")]
+SHAPES: list[dict] = [dict(shape=()), dict(shape=(1,)), dict(shape=(7, 5)), dict(shape=(3, 67))]
+SHAPES += [dict(shape=(7,), dtype="float64"), dict(shape=(3, 67), dtype="float64")]
 
 LOW_WORDS = 1 << 63                                    # where in counter space the low halves of float64 elements lie
 
@@ -48,7 +48,7 @@ def philox(counter, key):
     """Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products that turn a counter and a key into 128 random bits.
 
     counter: n 4 uint32, least significant word first; key: 2 uint32. Returns n 4 uint32.
-    About 2 ns per counter and core. Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+    Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
     """
     low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
     c0, c1, c2, c3 = (counter[:, i].astype(np.uint64) for i in range(4))
@@ -178,6 +178,6 @@ def _box_muller64(a, b):
 
 
 def _rotate(r, sin, cos, quadrant):
-    odd = quadrant & quadrant.dtype.type(1) != 0
+    odd, left, below = quadrant % 2 == 1, (quadrant == 1) | (quadrant == 2), quadrant > 1
     x, y = r * np.where(odd, sin, cos), r * np.where(odd, cos, sin)
-    return np.where((quadrant + quadrant.dtype.type(1)) & quadrant.dtype.type(2) != 0, -x, x), np.where(quadrant > 1, -y, y)
+    return np.where(left, -x, x), np.where(below, -y, y)

@@ -18,14 +18,14 @@ from .layout import reshape
 
 __all__ = ["expand", "max", "mean", "sum", "sum_to"]
 
-SIZES = [
+SIZES: list[dict[str, Any]] = [
     dict(_=(1,)),
     dict(_=(7,)),
     dict(_=(3, 37)),
     dict(_=(257, 67)),
     dict(_=(2, 3, 5, 17)),
 ]
-AXES = [
+AXES: list[dict[str, Any]] = [
     dict(),
     dict(axis=-1),
     dict(axis=0, keepdims=True),
@@ -38,7 +38,7 @@ def reduced_axes(name: str, ndim: int, axis: int | tuple[int, ...] | None) -> tu
     axes = range(ndim) if axis is None else (axis,) if isinstance(axis, (int, np.integer)) else tuple(axis)
     for a in axes:
         if not -ndim <= a < ndim:
-            raise ValueError(f"{name}: axis is {axis}, wanted axes from {-ndim} to {ndim - 1} (x has {ndim} dimensions)")
+            raise ValueError(f"{name}: axis is {axis}, wanted axes from {-ndim} to {ndim - 1}")
     return tuple(sorted({int(a) % ndim for a in axes}))
 
 
@@ -162,7 +162,7 @@ def _mean_rule(gys, ys, needs, x, *, keepdims=False, axis=None):
 
 
 def _max_rule(gys, ys, needs, x, *, keepdims=False, axis=None):
-    from .arithmetic import div, heaviside, mul             # arithmetic.py needs sum_to from here
+    from .arithmetic import div, heaviside, mul  # arithmetic.py needs sum_to from here
 
     half = heaviside(x, _spread("max", ys[0], x, axis))     # 1/2 at the maxima, 0 elsewhere
     g = _spread("max", gys[0], x, axis)

@@ -1,4 +1,4 @@
-"""Twins of broadcast arithmetic: NumPy's own compiled loops, told where to write. Numba would add nothing but a wait."""
+"""Twins of broadcast arithmetic: NumPy's own compiled loops, told where to write; Numba could only match them."""
 
 from __future__ import annotations
 

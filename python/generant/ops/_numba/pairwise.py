@@ -74,9 +74,7 @@ def _kernel_sum(x, y, u, v, rbf, scale, shift, degree, center, itself, exclude):
 
 
 @kernel
-def kernel_sum(
-    x, y, x_weights, y_weights, out, kernel, bandwidth, degree, gamma, coef0, center, exclude_diagonal
-):
+def kernel_sum(x, y, x_weights, y_weights, out, kernel, bandwidth, degree, gamma, coef0, center, exclude_diagonal):
     itself = y is None
     x = x.astype(np.float64)
     y = x if itself else y.astype(np.float64)

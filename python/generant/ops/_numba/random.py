@@ -1,7 +1,9 @@
 """Random numbers, Numba: the pinned arithmetic of ops/random.py, element by element.
 
 `fill_*(out, seed, stream, first)` write the elements of `out`, which begins at counter `first`; other families call
-them for a block of noise at a time. fma is LLVM's own instruction, never a contraction.
+them for a block of noise at a time. Words, transform and interleaving are loops of their own over a small chunk,
+because that is what LLVM turns into vector code (nine times as fast). fma is LLVM's own instruction, never a
+contraction.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ._kernel import jit, kernel
 
 f32, f64, i32, i64, u32, u64 = np.float32, np.float64, np.int32, np.int64, np.uint32, np.uint64
 A, B, KEY_A, KEY_B = u64(0xD2511F53), u64(0xCD9E8D57), u64(0x9E3779B9), u64(0xBB67AE85)
+CHUNK = 256                                            # counters at a time
 LOW, HALF, TOP = u64(0xFFFFFFFF), u64(32), u64(1 << 63)
 LOG32, SIN32, COS32, LN2_32 = (
     tuple(map(f32, c)) for c in (definition.LOG32, definition.SIN32, definition.COS32, definition.LN2_32)
@@ -112,54 +115,70 @@ def pair64(a, b):
 
 
 @jit
-def normals32(seed, stream, counter):
-    a, b, c, d = words(seed, stream, counter)
-    x, y = pair32(a, b)
-    z, w = pair32(c, d)
-    return x, y, z, w
+def unit32(a):
+    return f32(a >> u64(8)) * f32(2.0**-24)
 
 
 @jit
-def normals64(seed, stream, counter):
-    a, b, c, d = words(seed, stream, counter)
-    e, f, g, h = words(seed, stream, counter + TOP)
-    x, y = pair64(a << HALF | e, b << HALF | f)
-    z, w = pair64(c << HALF | g, d << HALF | h)
-    return x, y, z, w
+def unit64(a):
+    return f64(a >> u64(11)) * 2.0**-53
 
 
 @jit
-def uniforms32(seed, stream, counter):
-    a, b, c, d = words(seed, stream, counter)
-    m = f32(2.0**-24)
-    return f32(a >> u64(8)) * m, f32(b >> u64(8)) * m, f32(c >> u64(8)) * m, f32(d >> u64(8)) * m
+def words32(w, seed, stream, first, n):
+    for i in range(n):
+        w[0, i], w[1, i], w[2, i], w[3, i] = words(seed, stream, first + u64(i))
 
 
 @jit
-def uniforms64(seed, stream, counter):
-    a, b, c, d = words(seed, stream, counter)
-    e, f, g, h = words(seed, stream, counter + TOP)
-    m, shift = 2.0**-53, u64(11)
-    return (f64((a << HALF | e) >> shift) * m, f64((b << HALF | f) >> shift) * m,
-            f64((c << HALF | g) >> shift) * m, f64((d << HALF | h) >> shift) * m)
+def words64(w, seed, stream, first, n):
+    for i in range(n):
+        a, b, c, d = words(seed, stream, first + u64(i))
+        e, f, g, h = words(seed, stream, first + u64(i) + TOP)
+        w[0, i], w[1, i], w[2, i], w[3, i] = a << HALF | e, b << HALF | f, c << HALF | g, d << HALF | h
 
 
-def _filler(four: Any) -> Any:
+def _normals(pair: Any) -> Any:
+    @jit
+    def draw(w, z, n):
+        for i in range(n):
+            z[0, i], z[1, i] = pair(w[0, i], w[1, i])
+            z[2, i], z[3, i] = pair(w[2, i], w[3, i])
+
+    return draw
+
+
+def _uniforms(unit: Any) -> Any:
+    @jit
+    def draw(w, z, n):
+        for i in range(n):
+            z[0, i], z[1, i], z[2, i], z[3, i] = unit(w[0, i]), unit(w[1, i]), unit(w[2, i]), unit(w[3, i])
+
+    return draw
+
+
+def _filler(some_words: Any, draw: Any) -> Any:
     @jit
     def fill(out, seed, stream, first):
-        n = len(out)
-        for i in range(n // 4):
-            out[4 * i], out[4 * i + 1], out[4 * i + 2], out[4 * i + 3] = four(seed, stream, first + u64(i))
-        if n % 4:
-            last = four(seed, stream, first + u64(n // 4))
-            for i in range(n % 4):
-                out[n - n % 4 + i] = last[i]
+        w, z = np.empty((4, CHUNK), np.uint64), np.empty((4, CHUNK), out.dtype)
+        for begin in range(0, len(out), 4 * CHUNK):
+            left = len(out) - begin
+            n = min(CHUNK, (left + 3) // 4)
+            some_words(w, seed, stream, first + u64(begin // 4), n)
+            draw(w, z, n)
+            whole = min(CHUNK, left // 4)
+            for i in range(whole):
+                for j in range(4):
+                    out[begin + 4 * i + j] = z[j, i]
+            if whole < n:
+                for j in range(left % 4):
+                    out[begin + 4 * whole + j] = z[j, whole]
 
     return fill
 
 
-fill_normal32, fill_normal64 = _filler(normals32), _filler(normals64)
-fill_uniform32, fill_uniform64 = _filler(uniforms32), _filler(uniforms64)
+fill_normal32, fill_normal64 = _filler(words32, _normals(pair32)), _filler(words64, _normals(pair64))
+fill_uniform32, fill_uniform64 = _filler(words32, _uniforms(unit32)), _filler(words64, _uniforms(unit64))
 
 
 @kernel

@@ -46,13 +46,13 @@ def _reduce(x: Any, y: Any, axes: tuple[int, ...], largest: bool = False, mean: 
             groups[-1] = (kind, groups[-1][1] * n)
         elif n != 1:
             groups.append((kind, n))
-    passes = [k for k, (reduced, _) in enumerate(groups) if reduced] or [None]
+    passes = [k for k, (kind, _) in enumerate(groups) if kind]
+    if not passes:                                          # nothing to reduce: a copy
+        passes, groups = [0], [(True, 1), *groups]
     for k in reversed(passes):
-        if k is None:
-            batch, reduced, kept = 1, 1, x.size
-        else:
-            batch, reduced, kept = (math.prod(n for kind, n in part) for part in (groups[:k], groups[k : k + 1], groups[k + 1 :]))
-            groups = groups[:k] + groups[k + 1 :]
+        parts = groups[:k], groups[k : k + 1], groups[k + 1 :]
+        batch, reduced, kept = (math.prod(n for _, n in part) for part in parts)
+        groups = groups[:k] + groups[k + 1 :]
         final = k == passes[0]
         to = y.reshape(batch, kept) if final else np.empty((batch, kept))
         _pass(largest, x.reshape(batch, reduced, kept), to, float(count) if mean and final else 1.0)
@@ -60,7 +60,7 @@ def _reduce(x: Any, y: Any, axes: tuple[int, ...], largest: bool = False, mean: 
 
 
 @kernel
-def sum(x, y, keepdims, axis):                              # noqa: A001
+def sum(x, y, keepdims, axis):
     _reduce(x, y, axis)
 
 
@@ -70,7 +70,7 @@ def mean(x, y, keepdims, axis):
 
 
 @kernel
-def max(x, y, keepdims, axis):                              # noqa: A001
+def max(x, y, keepdims, axis):
     _reduce(x, y, axis, largest=True)
 
 

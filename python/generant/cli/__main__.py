@@ -1,0 +1,7 @@
+"""python -m generant.cli"""
+
+import sys
+
+from . import main
+
+sys.exit(main())

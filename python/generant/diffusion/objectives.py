@@ -1,0 +1,72 @@
+"""What a denoiser is fitted to: the preconditioning and the loss of Karras et al. (2022), "EDM".
+
+A network F sees inputs of unit variance and is asked for targets of unit variance at every noise level; the denoiser is
+D(x; sigma) = c_skip x + c_out F(c_in x; c_noise). With x = data + sigma z, input and target are two combinations of the
+same data and the same noise, so both come from ops.q_sample under one key and the noise is never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+
+__all__ = ["Edm"]
+
+
+class Edm:
+    """Preconditioning for data of root mean square sigma_data. Karras et al. (2022), table 1 and section 5."""
+
+    def __init__(self, sigma_data: float = 0.5, *, p_mean: float = -1.2, p_std: float = 1.2) -> None:
+        if not 0 < sigma_data < np.inf:
+            raise ValueError(f"Edm: sigma_data must be positive and finite, got {sigma_data}")
+        self.sigma_data, self.p_mean, self.p_std = float(sigma_data), float(p_mean), float(p_std)
+
+    def scalings(self, sigma: Any) -> tuple[Any, Any, Any, Any]:
+        """c_skip = d^2 / r^2, c_out = s d / r, c_in = 1 / r, c_noise = log(s) / 4 for r^2 = s^2 + d^2, in float64."""
+        s, d = np.asarray(sigma, np.float64), self.sigma_data
+        r = np.hypot(s, d)
+        return d**2 / r**2, s * d / r, 1 / r, np.log(s) / 4
+
+    def training_sigmas(self, key: Any, n: int) -> np.ndarray:
+        """exp(p_mean + p_std z): the levels the loss looks at, log-normal. Returns (n,) float64."""
+        return np.exp(self.p_mean + self.p_std * ops.normal(key, dtype="float64", shape=(n,)))
+
+    def pair(self, x: Any, sigma: np.ndarray, key: Any) -> tuple[Any, Any]:
+        """The network's input c_in (x + s z) and its target (x - c_skip (x + s z)) / c_out = c_in (s x / d - d z).
+
+        x (n, ...), sigma (n,). The second form of the target does not cancel at small s, where the first one does.
+        """
+        c_in, d = self.scalings(sigma)[2], self.sigma_data
+        cast = lambda a: a.astype(x.dtype)
+        return (
+            ops.q_sample(x, cast(c_in), cast(c_in * sigma), key),
+            ops.q_sample(x, cast(c_in * sigma / d), cast(-c_in * d), key),
+        )
+
+    def loss(self, network: Callable[..., Any], x: Any, labels: Any, sigma: np.ndarray, key: Any) -> Any:
+        """mean((F(c_in (x + s z); c_noise, labels) - target)^2): the weighted loss lambda(s) |D - x|^2 of the paper.
+
+        lambda = r^2 / (s d)^2 is 1 / c_out^2, so in terms of F the weight is 1 at every level (eq. 144).
+        x (n, ...), labels (n,) or None, sigma (n,). Returns a scalar.
+        """
+        inputs, target = self.pair(x, sigma, key)
+        c_noise = self.scalings(sigma)[3].astype(x.dtype)
+        return ops.mean(ops.square(network(inputs, c_noise, labels) - target))
+
+    def convert(self, sigma: float) -> tuple[float, float]:
+        """(c_skip, c_out): how `samplers.sample` turns the prediction F into D."""
+        c_skip, c_out, _, _ = self.scalings(sigma)
+        return float(c_skip), float(c_out)
+
+    def predictor(self, network: Callable[..., Any], labels: Any = None) -> Callable[[Any, float], Any]:
+        """predict(x, sigma) = F(c_in x; c_noise, labels) for `samplers.sample`."""
+
+        def predict(x: Any, sigma: float) -> Any:
+            _, _, c_in, c_noise = self.scalings(sigma)
+            return network(ops.affine(x, scale=float(c_in)), np.full(x.shape[0], c_noise, x.dtype), labels)
+
+        return predict

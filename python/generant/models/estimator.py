@@ -1,0 +1,97 @@
+"""What all models share: parameters that a constructor only stores, and checks of what `fit` and `sample` are given.
+
+Follows scikit-learn's conventions (get_params, set_params, names with a trailing underscore after fit) without
+importing it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DivergedError", "Estimator", "NotFittedError", "check_count", "check_data", "check_labels"]
+
+
+class NotFittedError(ValueError, AttributeError):
+    """A fitted model is needed, and this one is not fitted yet."""
+
+
+class DivergedError(RuntimeError):
+    """Training stopped because the loss was no longer finite; the model keeps its last good weights."""
+
+
+class Estimator:
+    """Parameters by name: a subclass's constructor assigns its keyword arguments to attributes and does no more."""
+
+    @classmethod
+    def _parameters(cls) -> dict[str, Any]:
+        found = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return {p.name: p.default for p in found}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {name: getattr(self, name) for name in self._parameters()}
+
+    def set_params(self, **params: Any) -> Any:
+        """Change constructor arguments; returns the model."""
+        known = self._parameters()
+        for name, value in params.items():
+            if name not in known:
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in self._parameters().items()
+            if getattr(self, name) is not default and getattr(self, name) != default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
+    """value as an int, or an error if it is not an integer of at least that."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} must be an integer, got {type(value).__name__} {value!r}") from None
+    if count < at_least:
+        raise ValueError(f"{where}: {name} must be at least {at_least}, got {count}")
+    return count
+
+
+def check_data(where: str, X: Any) -> np.ndarray:
+    """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite."""
+    x = np.asarray(X)
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{where}: X must hold real numbers, got dtype {x.dtype}; convert it with .astype(float) first")
+    if x.ndim < 2:
+        raise ValueError(f"{where}: X must have samples and features, n d or n h w, got shape {x.shape}")
+    if x.size == 0:
+        raise ValueError(f"{where}: X is empty, shape {x.shape}")
+    bad = ~np.isfinite(x)
+    if bad.any():
+        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), x.shape))
+        raise ValueError(
+            f"{where}: X has {int(bad.sum())} value(s) that are NaN or infinite, the first at X{list(first)} "
+            f"({x[first]}); drop or impute them first"
+        )
+    return x
+
+
+def check_labels(where: str, y: Any, n: int) -> np.ndarray:
+    """y (n,) as a NumPy vector of integers, booleans or strings."""
+    labels = np.asarray(y)
+    if labels.dtype.kind == "O" and all(isinstance(v, str) for v in labels.ravel()):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iubU":
+        raise TypeError(f"{where}: y must hold class labels (integers or strings), got dtype {labels.dtype}")
+    if labels.shape != (n,):
+        raise ValueError(f"{where}: y must have one label per sample, ({n},), got shape {labels.shape}")
+    return labels

@@ -1,0 +1,40 @@
+"""Vectors for things that are not vectors: classes, and noise levels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..random import Stream
+from . import init
+from .module import Buffer, Module
+
+__all__ = ["Embedding", "FourierFeatures"]
+
+
+class Embedding(Module):
+    """Row index[i] of a table (m, d) that begins as standard normals."""
+
+    def __init__(self, m: int, d: int, stream: Stream, *, dtype: Any = "float32") -> None:
+        self.table = init.normal((m, d), stream, dtype=dtype)
+
+    def __call__(self, index: Any) -> Any:
+        return ops.gather(self.table, index)
+
+
+class FourierFeatures(Module):
+    """(sin(f t), cos(f t)) of a scalar t at d / 2 frequencies f, spaced geometrically from low to high.
+
+    t (n,). Returns (n, d). Tancik et al. (2020); the fixed frequencies replace their random ones.
+    """
+
+    def __init__(self, d: int, *, low: float = 1.0, high: float = 32.0, dtype: Any = "float32") -> None:
+        if d < 2 or d % 2:
+            raise ValueError(f"FourierFeatures: d must be even and at least 2, got {d}")
+        self.frequencies = Buffer(np.geomspace(low, high, d // 2).astype(dtype)[None, :])
+
+    def __call__(self, t: Any) -> Any:
+        angle = ops.mul(ops.reshape(t, shape=(t.shape[0], 1)), self.frequencies.value)
+        return ops.concat(ops.sin(angle), ops.cos(angle), axis=-1)

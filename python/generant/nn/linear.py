@@ -1,0 +1,39 @@
+"""The linear layer, with an activation in its epilogue where one is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..random import Stream
+from . import init
+from .module import Module
+
+__all__ = ["Linear"]
+
+
+class Linear(Module):
+    """activation(x @ weight + bias).
+
+    weight (d, o) begins as normals of variance gain^2 / d, bias (o,) as zeros. `activation` is a name that
+    ops.linear_act knows, or None.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        o: int,
+        stream: Stream,
+        *,
+        activation: str | None = None,
+        gain: float = 1.0,
+        dtype: Any = "float32",
+    ) -> None:
+        self.weight = init.lecun_normal((d, o), stream, gain=gain, dtype=dtype)
+        self.bias = init.zeros((o,), dtype=dtype)
+        self.activation = activation
+
+    def __call__(self, x: Any) -> Any:
+        if self.activation is None:
+            return ops.linear(x, self.weight, self.bias)
+        return ops.linear_act(x, self.weight, self.bias, activation=self.activation)

@@ -1,0 +1,55 @@
+"""A residual multilayer perceptron that predicts what noise hides, for rows of numbers and for small images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..random import Stream
+from .embedding import Embedding, FourierFeatures
+from .linear import Linear
+from .module import Module
+from .norm import LayerNorm
+
+__all__ = ["MlpDenoiser", "ResidualBlock"]
+
+
+class ResidualBlock(Module):
+    """h + out(silu(hidden(norm(h)) + shift(condition))); `out` begins as zero, so the block begins as the identity."""
+
+    def __init__(self, width: int, stream: Stream) -> None:
+        self.norm = LayerNorm(width)
+        self.hidden = Linear(width, width, stream)
+        self.shift = Linear(width, width, stream)
+        self.out = Linear(width, width, stream, gain=0.0)
+
+    def __call__(self, h: Any, condition: Any) -> Any:
+        return h + self.out(ops.silu(self.hidden(self.norm(h)) + self.shift(condition)))
+
+
+class MlpDenoiser(Module):
+    """F(x; c_noise, label): residual blocks conditioned on the noise level and, with classes > 0, on a label.
+
+    x (n, d), c_noise (n,), labels (n,) int64 or None. Returns (n, d), zero before training.
+    """
+
+    def __init__(self, d: int, stream: Stream, *, classes: int = 0, width: int = 256, blocks: int = 4) -> None:
+        self.features = FourierFeatures(32)
+        self.noise = [Linear(32, width, stream, activation="silu"), Linear(width, width, stream)]
+        self.label = Embedding(classes, width, stream) if classes else None
+        self.enter = Linear(d, width, stream)
+        self.blocks = [ResidualBlock(width, stream) for _ in range(blocks)]
+        self.norm = LayerNorm(width)
+        self.leave = Linear(width, d, stream, gain=0.0)
+
+    def __call__(self, x: Any, c_noise: Any, labels: Any = None) -> Any:
+        condition = self.features(c_noise)
+        for layer in self.noise:
+            condition = layer(condition)
+        if self.label is not None:
+            condition = condition + self.label(labels)
+        condition = ops.silu(condition)
+        h = self.enter(x)
+        for block in self.blocks:
+            h = block(h, condition)
+        return self.leave(ops.silu(self.norm(h)))

@@ -1,0 +1,69 @@
+"""What the README promises is run: its programs, its commands, its table of settings, its picture."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import generant
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def test_there_are_programs_to_run():
+    assert len(PROGRAMS) >= 3
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_programs_run(number, tmp_path):
+    program = PROGRAMS[number]
+    if "generant.data" in program:
+        pytest.importorskip("sklearn")
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    env = {**os.environ, "PYTHONPATH": str(Path(generant.__file__).parent.parent)}
+    command = [sys.executable, "-W", "error", path]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "nan" not in done.stdout
+
+
+def test_the_two_commands_do_all_the_setting_up():
+    assert "pip install '.[demo]' && generant demo\n" in COMMANDS
+    assert "pip install '.[test]' && pytest\n" in COMMANDS
+
+
+def test_every_setting_is_documented():
+    sources = "".join(p.read_text() for p in (ROOT / "python").rglob("*.py"))
+    sources += "".join(p.read_text() for p in (ROOT / "csrc").rglob("*.cpp")) + (ROOT / "pyproject.toml").read_text()
+    internal = {"GENERANT_ISA_", "GENERANT_ROWS", "GENERANT_ROW", "GENERANT_STRING"}
+    read = set(re.findall(r"(?:environ\S*|getenv)\(?\"?\W*(GENERANT_[A-Z_]+)", sources)) | {"GENERANT_PURE"}
+    documented = set(re.findall(r"^\| `(GENERANT_\w+)`", README, re.MULTILINE))
+    assert documented >= read - internal
+    assert documented <= set(re.findall(r"GENERANT_\w+", sources)), "documented, but nothing reads it"
+
+
+def test_what_is_named_exists():
+    for name in ("grad", "vjp", "value_and_grad", "show_config", "set_num_threads", "trim", "ops", "metrics", "models"):
+        assert hasattr(generant, name)
+    for path in re.findall(r"`((?:csrc|tests|benchmarks|\.ci)/[\w./]+)`", README):
+        assert (ROOT / path).exists() or not (ROOT / ".ci").exists(), path
+
+
+def test_the_benchmark_tables_have_their_place():
+    begin, end = README.index("<!-- benchmarks:begin -->"), README.index("<!-- benchmarks:end -->")
+    assert begin < end
+
+
+def test_the_command_is_installed_and_says_what_runs():
+    command = [sys.executable, "-m", "generant.cli", "info"]
+    out = subprocess.check_output(command, text=True, env={**os.environ, "GENERANT_NUM_THREADS": "1"})
+    assert generant.__version__ in out and "backend" in out

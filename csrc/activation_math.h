@@ -1,7 +1,7 @@
 // The activation functions on vectors: f, and its first two derivatives.
 //
-// Each functor has f(x), d(r) = f'(x) and d2(r) = d/dr of d, where r is x or, where the derivative is cheaper in it, the
-// value y = f(x) (python/generant/ops/activation.py says which: `ref`). Shared by the elementwise kernels and by the
+// Each functor has f(x), d(r) = f'(x) and d2(r) = d/dr of d, where r is x or, where the derivative is cheaper in it,
+// y = f(x) (python/generant/ops/activation.py says which: `ref`). Shared by the elementwise kernels and by the
 // epilogue of matmul. All of them are finite for |x| <= 1e4, keep NaN, and take their limits at infinity.
 #pragma once
 #include "vmath.h"
@@ -24,8 +24,10 @@ struct Sigmoid {                                                                
   template <class T> static vec<T> d2(vec<T> y) { return T(1) - (y + y); }
 };
 
-// x limited to [-big, big], NaN kept: what stands before a factor that vanishes faster than x grows, since inf * 0 is NaN.
-template <class T> inline vec<T> finite(vec<T> x, T big) { return x < -big ? broadcast(-big) : (x > big ? broadcast(big) : x); }
+// x limited to [-big, big], NaN kept: for x beside a factor that vanishes faster than x grows (inf * 0 would be NaN).
+template <class T> inline vec<T> finite(vec<T> x, T big) {
+  return x < -big ? broadcast(-big) : (x > big ? broadcast(big) : x);
+}
 template <class T> inline vec<T> finite_below(vec<T> x, T big) { return x < -big ? broadcast(-big) : x; }
 
 struct Silu {                                                                        // r = x

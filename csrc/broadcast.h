@@ -1,8 +1,8 @@
 // Walking broadcast operands in the order of a dense output.
 //
 // A Broadcast merges neighbouring dimensions wherever both operands allow it, so that most cases end as one row loop:
-// equal shapes are one dimension of step 1, a bias is (rows, d) with steps (0, 1), a column is steps (1, 0). Inner
-// dimensions shorter than a few vectors are first spread into a small buffer, so that (n, 3) + (3) runs on full vectors.
+// equal shapes are one dimension of step 1, a bias is (rows, d) with steps (0, 1), a column is steps (1, 0). Operands
+// whose inner dimension is short are first spread into a small buffer, so that (n, 3) + (3) runs on full vectors.
 #pragma once
 #include "kernel.h"
 #include "simd.h"
@@ -18,7 +18,7 @@ struct Broadcast {
   int64_t step[2][generant::kMaxDims + 1];   // of each operand, 0 where it is broadcast
 
   // y has the broadcast shape of operands a and b (pass the same array twice if there is only one).
-  Broadcast(const Array& a, const Array& b, const Array& y) {
+  __attribute__((noinline)) Broadcast(const Array& a, const Array& b, const Array& y) {
     const Array* operand[2] = {&a, &b};
     int64_t full[2] = {1, 1};                // elements to the right of the dimension
     // Built innermost first, reversed below.
@@ -61,7 +61,8 @@ struct Broadcast {
   }
 
   // Copies operand k at flat output indices [begin, begin + n) to `to`.
-  template <class T> void spread(int k, const T* from, int64_t begin, int64_t n, T* to) const {
+  template <class T>
+  __attribute__((noinline)) void spread(int k, const T* from, int64_t begin, int64_t n, T* to) const {
     int64_t index[generant::kMaxDims + 1], rest = begin, at = 0;
     for (int j = ndim - 1; j >= 0; --j) {
       index[j] = rest % shape[j];

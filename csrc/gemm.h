@@ -14,14 +14,20 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 12;              // 24 accumulators + 2 of B + 1 of A in 32 registers
+constexpr int kTileRows = 12, kFewRows = 3;  // 24 accumulators + 2 of B + 1 of A in 32 registers
 #else
-constexpr int kTileRows = 6;               // 12 accumulators + 2 of B + 1 of A (+ 1 product without FMA) in 16
+constexpr int kTileRows = 6, kFewRows = 1;   // 12 accumulators + 2 of B + 1 of A (+ 1 product without FMA) in 16
 #endif
 template <class T> constexpr int kTileCols = 2 * kLanes<T>;
+template <class T> constexpr int kWideCols = 8 * kLanes<T>;  // of the tile for few rows, which only streams B
 // A packed tile of A has its rows of kTileRows numbers padded to whole vectors: aligned stores of full cache lines are
 // several times faster than dense ones that straddle lines.
 template <class T> constexpr int kTileStride = (kTileRows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+#if defined(__AVX512F__)
+constexpr bool kPadEdge = false;
+#else
+constexpr bool kPadEdge = true;            // no masked loads: a ragged panel of B is always packed, with zeros
+#endif
 constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB (AVX-512); fixed, since it decides bits
 constexpr int64_t kSuper = 3072;           // most rows and columns packed at a time: bounds scratch and keeps it in L3
 
@@ -36,7 +42,7 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
   vec<T> acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) {
       acc[i][j] = vec<T>{};
       __builtin_prefetch(c + i * ldc + j * L, 1);
@@ -44,7 +50,7 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
   }
   for (int64_t p = 0; p < k; ++p) {
     vec<T> bv[NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV - 1; ++j) bv[j] = load(b + j * L);
 #if defined(__AVX512F__)
     bv[NV - 1] = load_first(b + (NV - 1) * L, last);
@@ -54,7 +60,7 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const vec<T> av = broadcast(kRows ? a[i * lda] : a[i]);
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
     }
     a += kRows ? 1 : lda;
@@ -63,7 +69,7 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
     T* row = c + i * ldc;
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) {
       T* q = row + j * L;
       if (j < NV - 1) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
@@ -76,6 +82,13 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
 template <class T> using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool);
 
 template <class T, int NV, bool kRows> static Micro<T> micro_of(int64_t rows) {
+  if constexpr (NV > 2) {
+#if defined(__AVX512F__)
+    if (rows == 2) return micro<T, 2, NV, kRows>;
+    if (rows == 3) return micro<T, 3, NV, kRows>;
+#endif
+    return micro<T, 1, NV, kRows>;
+  }
 #define GENERANT_ROWS_(r) case r: return micro<T, r, NV, kRows>;
   switch (rows) {
     GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
@@ -190,25 +203,24 @@ struct Plan {
 // Tiles of the rows [0, m): sizes differ by at most one, so no tile is much less efficient than the others.
 inline int64_t tile_start(int64_t m, int64_t tiles, int64_t i) { return m / tiles * i + least(i, m % tiles); }
 
-template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows, int threads) {
+// n cut into equal pieces of at most kSuper, whole tiles each.
+inline int64_t even(int64_t n, int64_t tile) { return ceil_div(ceil_div(n, ceil_div(n, kSuper)), tile) * tile; }
+
+template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool b_rows, int threads) {
   constexpr int NR = kTileCols<T>;
   const int64_t panels = ceil_div(n, NR), depth = least(k, kDepth);
   const bool serial = threads <= 1 || double(m) * double(n) * double(k) < 1e6;
   const int64_t workers = serial ? 1 : threads;
   Plan s{};
-  (void)a_rows;
   const bool near = n * int64_t(sizeof(T)) <= 8192;        // rows of B close enough not to share cache sets
   s.pack_b = !b_rows || (n > NR && m > (near ? 16 : 5) * kTileRows);
-#if !defined(__AVX512F__)
-  s.pack_b = s.pack_b || n % NR;               // no masked loads: the edge panel must be padded
-#endif
   s.simple = (m <= 16 * kTileRows || (m <= 640 && n * k <= 1 << 18)) &&
              (serial || panels >= 2 * workers || m <= 4 * kTileRows);
   if (s.simple) {
     const int64_t tasks = serial ? 1 : least(panels, 4 * workers);
     s.rows = m;
-    s.cols = least(ceil_div(panels, tasks), most(1, 256 / NR)) * NR;
-    s.worker_bytes = s.pack_b ? depth * NR * int64_t(sizeof(T)) : 0;
+    s.cols = least(ceil_div(panels, tasks), 16) * NR;
+    s.worker_bytes = s.pack_b || (kPadEdge && n % NR) ? depth * NR * int64_t(sizeof(T)) : 0;
     s.bytes = s.worker_bytes * workers;
     return s;
   }
@@ -220,8 +232,8 @@ template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bo
     if (s.cols > 4 * NR) s.cols /= 2;
     else s.rows /= 2;
   }
-  const int64_t sn = least(panels * NR, kSuper), sm = s.pack_a ? least(m, kSuper) : 0;
-  s.bytes = (sn + ceil_div(sm, kTileRows) * kTileStride<T>) * depth * int64_t(sizeof(T)) + 64;
+  const int64_t a_size = s.pack_a ? even(m, kTileRows) / kTileRows * kTileStride<T> : 0;
+  s.bytes = (even(n, NR) + a_size) * depth * int64_t(sizeof(T));
   return s;
 }
 
@@ -260,6 +272,13 @@ static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int
   }
 }
 
+// All rows of C, at most kFewRows, times kWideCols columns of B in place.
+template <class T> static void wide_panel(const Product<T>& g, int64_t p, int64_t depth, int64_t j, const T* b) {
+  const Micro<T> f = g.a_rows ? micro_of<T, 8, true>(g.m) : micro_of<T, 8, false>(g.m);
+  f(depth, g.a_rows ? g.a + p : g.a + p * g.lda, g.lda, b, g.ldb, g.c + j, g.ldc, kLanes<T>, p > 0);
+  if (g.finish && p + depth == g.k) g.finish(g.context, 0, j, g.m, kWideCols<T>);
+}
+
 // Pack the tiles of rows [i0, i1), which `panel` will be given as `a`.
 template <class T>
 static void pack_a_tiles(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int64_t i1, T* to) {
@@ -287,9 +306,9 @@ static void pack_a_tiles(const Product<T>& g, int64_t p, int64_t depth, int64_t 
   }
 }
 
-template <class T> static int64_t gemm_scratch(const Call& c, int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows) {
+template <class T> static int64_t gemm_scratch(const Call& c, int64_t m, int64_t n, int64_t k, bool b_rows) {
   if (m == 0 || n == 0 || k == 0) return 0;
-  return plan_of<T>(m, n, k, a_rows, b_rows, c.threads).bytes;
+  return plan_of<T>(m, n, k, b_rows, c.threads).bytes;
 }
 
 template <class T> static void gemm(const Call& c, const Product<T>& g) {
@@ -302,7 +321,7 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
     }
     return;
   }
-  const Plan s = plan_of<T>(g.m, g.n, g.k, g.a_rows, g.b_rows, c.threads);
+  const Plan s = plan_of<T>(g.m, g.n, g.k, g.b_rows, c.threads);
   Call one = c;
   if (double(g.m) * double(g.n) * double(g.k) < 1e6) one.threads = 1;
 
@@ -312,41 +331,47 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
       const int64_t j0 = task * s.cols, j1 = least(j0 + s.cols, g.n);
       for (int64_t p = 0; p < g.k; p += kDepth) {
         const int64_t depth = least(kDepth, g.k - p);
-        for (int64_t j = j0; j < j1; j += NR) {
-          const T* b = g.b + p * g.ldb + j;
-          if (s.pack_b) pack_b_panels(g, p, depth, j, least(j + NR, j1), packed);
-          panel(g, p, depth, 0, g.m, j, static_cast<const T*>(nullptr), s.pack_b ? packed : b, s.pack_b ? NR : g.ldb);
+        const T *a = nullptr, *b = g.b + p * g.ldb;
+        int64_t j = j0;
+        if (!s.pack_b && g.m <= kFewRows)
+          for (; j1 - j >= kWideCols<T>; j += kWideCols<T>) wide_panel(g, p, depth, j, b + j);
+        for (; j < j1; j += NR) {
+          if (s.pack_b || (kPadEdge && g.n - j < NR)) {
+            pack_b_panels(g, p, depth, j, least(j + NR, j1), packed);
+            panel(g, p, depth, 0, g.m, j, a, packed, NR);
+          } else {
+            panel(g, p, depth, 0, g.m, j, a, b + j, g.ldb);
+          }
         }
       }
     });
     return;
   }
 
-  for (int64_t i0 = 0; i0 < g.m; i0 += kSuper)
-    for (int64_t j0 = 0; j0 < g.n; j0 += kSuper)
+  const int64_t super_rows = even(g.m, kTileRows), super_cols = even(g.n, NR);
+  for (int64_t i0 = 0; i0 < g.m; i0 += super_rows)
+    for (int64_t j0 = 0; j0 < g.n; j0 += super_cols)
       for (int64_t p = 0; p < g.k; p += kDepth) {
-        const int64_t depth = least(kDepth, g.k - p), i1 = least(i0 + kSuper, g.m), j1 = least(j0 + kSuper, g.n);
+        const int64_t depth = least(kDepth, g.k - p), i1 = least(i0 + super_rows, g.m), j1 = least(j0 + super_cols, g.n);
+        const int64_t tiles = ceil_div(i1 - i0, kTileRows), panels = ceil_div(j1 - j0, NR);
         const int64_t row_blocks = ceil_div(i1 - i0, s.rows), col_blocks = ceil_div(j1 - j0, s.cols);
-        T* bp = static_cast<T*>(c.scratch);
-        T* ap = bp + ceil_div(j1 - j0, NR) * NR * depth;
-        const int64_t row_tiles = ceil_div(i1 - i0, kTileRows);
-        const auto row_of = [&](int64_t r) { return least(i0 + tile_start(row_tiles, row_blocks, r) * kTileRows, i1); };
+        T *const packed_b = static_cast<T*>(c.scratch), *const packed_a = packed_b + panels * NR * depth;
+        const auto first_tile = [&](int64_t r) { return tile_start(tiles, row_blocks, r); };   // of block r
+        const auto row_of = [&](int64_t r) { return least(i0 + first_tile(r) * kTileRows, i1); };
+        const auto a_of = [&](int64_t r) { return packed_a + first_tile(r) * kTileStride<T> * depth; };
+
         constexpr int64_t group = 8;                       // panels of B per packing task
-        const int64_t b_tasks = ceil_div(ceil_div(j1 - j0, NR), group);
+        const int64_t b_tasks = ceil_div(panels, group);
         parallel(one, b_tasks + (s.pack_a ? row_blocks : 0), [&](int64_t task, int) {
-          if (task < b_tasks) {
-            const int64_t end = least(j0 + (task + 1) * group * NR, j1);
-            pack_b_panels(g, p, depth, j0 + task * group * NR, end, bp + task * group * NR * depth);
-          } else {
-            const int64_t r = task - b_tasks;
-            pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), ap + (row_of(r) - i0) / kTileRows * kTileStride<T> * depth);
-          }
+          const int64_t r = task - b_tasks, j = j0 + task * group * NR;
+          if (r >= 0) pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), a_of(r));
+          else pack_b_panels(g, p, depth, j, least(j + group * NR, j1), packed_b + (j - j0) * depth);
         });
         parallel(one, row_blocks * col_blocks, [&](int64_t task, int) {
-          const int64_t r = task / col_blocks, q = task % col_blocks, i = row_of(r);
-          const int64_t end = least(j0 + (q + 1) * s.cols, j1);
-          for (int64_t j = j0 + q * s.cols; j < end; j += NR)
-            panel(g, p, depth, i, row_of(r + 1), j, s.pack_a ? ap + (i - i0) / kTileRows * kTileStride<T> * depth : nullptr, bp + (j - j0) * depth, NR);
+          const int64_t r = task / col_blocks, first = j0 + task % col_blocks * s.cols, end = least(first + s.cols, j1);
+          const T* a = s.pack_a ? a_of(r) : nullptr;
+          for (int64_t j = first; j < end; j += NR)
+            panel(g, p, depth, row_of(r), row_of(r + 1), j, a, packed_b + (j - j0) * depth, NR);
         });
       }
 }

@@ -3,7 +3,7 @@
 //
 // Points are packed coordinate by coordinate ([d][kTileRows] and [d][kTileColumns]); padded rows are zero. Up to
 // kDifferenceDims coordinates squared distances are sums of squared differences. Above that they are
-// |x|^2 + |y|^2 - 2<x, y> of centred rows: half the arithmetic, and wrong by rounding errors of |x|^2 + |y|^2, so
+// |x|^2 + |y|^2 - 2<x, y> of centred rows (inner products are of centred rows too): half the arithmetic, and wrong by rounding errors of |x|^2 + |y|^2, so
 // whoever uses them recomputes pairs that are near compared with that from the raw rows (square_distance).
 #pragma once
 #include <math.h>
@@ -227,10 +227,9 @@ template <class T> struct Pairs {
     packed_x = scratch.take<T>(workers * kBlockRows * d);
     sides_y = scratch.take<T>(phase_panels * kTileColumns<T>);
     sides_x = scratch.take<T>(workers * kBlockRows);
-    const bool centred = distances && gemm;
-    centre = scratch.take<T>(centred ? d : 0);
-    sums = scratch.take<double>(centred ? 2 * kCentreBlocks * d : 0);
-    if (!centred) centre = nullptr;
+    centre = scratch.take<T>(gemm ? d : 0);
+    sums = scratch.take<double>(gemm ? 2 * kCentreBlocks * d : 0);
+    if (!gemm) centre = nullptr;
   }
 
   // The mean of all rows of x and y; a coordinate whose mean is not finite is left where it is.

@@ -116,13 +116,14 @@ template <bool Cosine> inline vf sin_or_cos(vf x) {
   vmask<float> q;
   memcpy(&q, quadrant, sizeof q);
   const vf ps = fma(horner(r2, broadcast(-1.9515295891e-4f), 8.3321608736e-3f, -1.6666654611e-1f) * r2, r, r);
-  const vf pc = fma(horner(r2, broadcast(2.443315711809948e-5f), -1.388731625493765e-3f, 4.166664568298827e-2f) * r2, r2,
-                    fma(r2, broadcast(-0.5f), broadcast(1.0f)));
+  const vf p4 = horner(r2, broadcast(2.443315711809948e-5f), -1.388731625493765e-3f, 4.166664568298827e-2f);
+  const vf pc = fma(p4 * r2, r2, fma(r2, broadcast(-0.5f), broadcast(1.0f)));
   vf y = (q & 1) != 0 ? pc : ps;
   y = (vf)((vmask<float>)y ^ ((q & 2) << 30));
   if (large)
     for (int i = 0; i < kLanes<float>; ++i)
-      if (!(__builtin_fabsf(x[i]) <= 1e5f)) y[i] = float(Cosine ? __builtin_cos(double(x[i])) : __builtin_sin(double(x[i])));
+      if (const double v = x[i]; !(__builtin_fabs(v) <= 1e5))
+        y[i] = float(Cosine ? __builtin_cos(v) : __builtin_sin(v));
   return y;
 }
 inline vf vsin(vf x) { return sin_or_cos<false>(x); }

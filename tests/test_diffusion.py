@@ -74,7 +74,7 @@ def test_heun_is_the_textbook_step():
 
 
 def test_dpmpp_2m_is_the_textbook_step():
-    """Lu et al. (2022), algorithm 2, in lambda = -log sigma. An inverted ratio would keep the order, so pin the step."""
+    """Lu et al. (2022), algorithm 2, in lambda = -log sigma. An inverted ratio would keep the order."""
     r, s, t = 3.0, 1.2, 0.9
     x = np.random.default_rng(1).standard_normal((4, 5)) * r
     denoise = lambda x, sigma: np.tanh(x) * (1 - 0.1 * sigma)

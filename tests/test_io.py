@@ -19,7 +19,7 @@ ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b.c": np.array([1.
 
 def test_arrays_round_trip(tmp_path):
     path = tmp_path / "deep" / "x.safetensors"
-    io.save_arrays(path, {**ARRAYS, "strided": ARRAYS["a"].T}, {"note": "x"})
+    io.save_arrays(path, {**ARRAYS, "strided": ARRAYS["a"].T}, "x")
     loaded = io.load_arrays(path)
     assert set(loaded) == {*ARRAYS, "strided"}
     for name, array in ARRAYS.items():

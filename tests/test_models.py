@@ -34,7 +34,7 @@ def weights(model: Diffusion) -> dict[str, np.ndarray]:
 
 def test_learns_two_classes():
     X, y = blobs(1200)
-    model = Diffusion(width=64, blocks=2, epochs=250, batch_size=200, random_state=0).fit(X, y)
+    model = Diffusion(width=32, blocks=1, epochs=120, batch_size=200, learning_rate=5e-3, random_state=0).fit(X, y)
     for label in (0, 1):
         real, fake = X[y == label], model.sample(1000, label, random_state=1)
         np.testing.assert_allclose(fake.mean(0), real.mean(0), atol=0.25)
@@ -51,7 +51,7 @@ def test_the_averaged_weights_are_the_model():
     assert all((weights(last)[name] != weights(averaged)[name]).any() for name in ("enter.weight", "leave.weight"))
 
 
-def test_same_seed_same_bits_on_any_number_of_threads():
+def test_same_seed_same_bits_on_any_number_of_threads(tmp_path):
     X, y = blobs()
     threads, found = generant.get_num_threads(), []
     try:
@@ -59,12 +59,15 @@ def test_same_seed_same_bits_on_any_number_of_threads():
             generant.set_num_threads(n)
             model = Diffusion(**{**SMALL, "width": 80}).fit(X, y)
             found.append((weights(model), model.sample(50, random_state=3)))
+            model.save(tmp_path / str(n))
     finally:
         generant.set_num_threads(threads)
     for state, samples in found[1:]:
         np.testing.assert_array_equal(samples, found[0][1])
         for name, array in state.items():
             np.testing.assert_array_equal(array, found[0][0][name])
+    for name in (io.ARRAYS, io.CONFIG):  # no clock, no machine in the files
+        assert len({(tmp_path / str(n) / name).read_bytes() for n in (1, 2, 3)}) == 1
     other = Diffusion(**{**SMALL, "width": 80, "random_state": 1}).fit(X, y)
     assert (other.sample(50, random_state=3) != found[0][1]).any()
 
@@ -234,6 +237,7 @@ def test_a_second_fit_forgets_the_first():
     assert model.sample(1).shape == (1, 2)  # refused before anything was forgotten
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid)")  # NumPy's, where the definitions serve
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_weights(monkeypatch, tmp_path, bad):
     X, y = blobs()
@@ -253,6 +257,7 @@ def test_a_loss_that_is_not_finite_stops_training_with_the_last_good_weights(mon
     assert Diffusion.load(tmp_path).n_iter_ == 24
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid)")
 def test_an_absurd_learning_rate_diverges_cleanly():
     with pytest.raises(DivergedError, match="A lower learning_rate may help"):
         Diffusion(**{**SMALL, "learning_rate": 1e37, "epochs": 50}).fit(*blobs())
@@ -266,7 +271,8 @@ def test_save_and_load_give_the_same_samples(tmp_path, labels):
     model = Diffusion(**SMALL).fit(X.reshape(-1, 1, 3), None if labels is None else y)
     model.save(tmp_path / "model")
     other = Diffusion.load(tmp_path / "model")
-    assert other.get_params() == model.get_params() and other.history_ == model.history_
+    assert other.get_params() == model.get_params()
+    assert other.history_ == [{k: h[k] for k in ("epoch", "step", "loss")} for h in model.history_]
     np.testing.assert_array_equal(other.sample(20, random_state=5), model.sample(20, random_state=5))
     if labels is not None:
         np.testing.assert_array_equal(other.sample(2, y[:2], random_state=5), model.sample(2, y[:2], random_state=5))

@@ -30,7 +30,7 @@ def make_arrays(row: Row, dims: dict, dtype: str, attrs: dict, optional: bool = 
         shape: list[int] = []
         for letter in term.dims:
             if letter == "...":
-                shape += dims.get("_" if not isinstance(dims.get("_"), list) else "", dims.get(f"_{i}", dims.get("_", ())))
+                shape += dims.get("_", dims.get(f"_{i}", ()))
             else:
                 shape.append(int(letter) if letter.isdigit() else dims[letter])
         domain = row.domain.get(term.name)
@@ -183,7 +183,8 @@ DIFFERENTIABLE = [
 
 def floats(row: Row, arrays: list) -> list[int]:
     """The inputs a derivative can be taken in."""
-    return [i for i, (t, a) in enumerate(zip(row.spec.inputs, arrays, strict=True)) if t.dtype is None and a is not None]
+    terms = zip(row.spec.inputs, arrays, strict=True)
+    return [i for i, (t, a) in enumerate(terms) if t.dtype is None and a is not None]
 
 
 def weighted(outs, weights):
@@ -283,7 +284,7 @@ def test_wrong_types_are_named(row: Row) -> None:
         for bad in ("object", "int16", "list", "none"):
             xs = make_arrays(row, dims, "float32", attrs)
             xs[i] = xs[i].tolist() if bad == "list" else None if bad == "none" else xs[i].astype(bad)
-            if bad == "none" and term.optional or isinstance(xs[i], (int, float)):
+            if (bad == "none" and term.optional) or isinstance(xs[i], (int, float)):
                 continue
             with pytest.raises(TypeError, match=rf"{row.name}.*{term.name}"):
                 row(*xs, **attrs)

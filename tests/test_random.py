@@ -235,10 +235,28 @@ def test_exact_fma_of_the_definition() -> None:
             assert distance <= abs(Fraction(float(other)) - exact)
 
 
+def test_streams_and_permutations() -> None:
+    stream, other = random.Stream(5, purpose=1), random.Stream(5, purpose=2)
+    first, second = next(stream), next(stream)
+    np.testing.assert_array_equal(first, stream.at(0))
+    np.testing.assert_array_equal(second, stream.at(1))
+    assert len({k.tobytes() for k in (first, second, next(other), other.at(1))}) == 4
+    order = random.permutation(random.key(3), 1000)
+    assert order.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    assert np.any(order != np.arange(1000))
+    np.testing.assert_array_equal(order, random.permutation(random.key(3), 1000))
+    assert random.seed_from(7) == 7
+    assert random.seed_from(None) != random.seed_from(None)
+    np.testing.assert_array_equal(random.normal(7, 9), ops.normal(random.key(7, 0), shape=(9,)))
+
+
 @pytest.mark.parametrize("make, error, words_of_it", [
     (lambda: random.key(1.5), TypeError, "seed must be an integer, got float"),
     (lambda: random.key(-1), ValueError, "seed must lie in"),
     (lambda: random.key(1, 2**64), ValueError, "stream must lie in"),
+    (lambda: random.seed_from("a"), TypeError, "random_state must be an integer or None, got str"),
+    (lambda: random.seed_from(2**64), ValueError, "random_state must lie in"),
     (lambda: ops.normal(np.array([1, 2]), shape=(3,)), TypeError, "key must be uint64, got int64"),
     (lambda: ops.normal(np.zeros(3, np.uint64), shape=(3,)), ValueError, "key"),
     (lambda: ops.normal(random.key(0), shape=(3,), dtype="float16"), TypeError, "dtype must be float32 or float64"),

@@ -10,7 +10,9 @@ namespace {
 constexpr int64_t kCheap = 16384, kCostly = 4096, kLibm = 1024;
 
 // Elements per task, for functions made of float vectors and of libm calls respectively.
-template <class T, bool costly> constexpr int64_t grain() { return !costly ? kCheap : sizeof(T) == 4 ? kCostly : kLibm; }
+template <class T, bool costly> constexpr int64_t grain() {
+  return !costly ? kCheap : sizeof(T) == 4 ? kCostly : kLibm;
+}
 
 template <class T, class F> inline void map1(const Call& c, int64_t block, F f) {
   const T* x = in<T>(c, 0);

@@ -7,8 +7,9 @@ namespace {
 
 constexpr int64_t kGrain = 16384;
 
-// y[0, n) = f(a, b) where an operand of step 0 is one value.
-template <class T, class F> inline void row(const T* a, int64_t step_a, const T* b, int64_t step_b, T* y, int64_t n, F f) {
+// y[0, n) = f(a, b) where an operand of step 0 is one value. Not inlined: seven functions are called from three places.
+template <class T, class F>
+__attribute__((noinline)) void row(const T* a, int64_t step_a, const T* b, int64_t step_b, T* y, int64_t n, F f) {
   constexpr int L = kLanes<T>;
   int64_t i = 0;
   if (step_a && step_b) {

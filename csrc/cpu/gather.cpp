@@ -1,7 +1,7 @@
 // Rows of a table by index, and adding rows into a table. Indices have been checked.
 //
-// scatter_add first sorts the positions stably into ranges of destinations that fit in cache; then every range is summed
-// by one thread in the order of n, so no destination is shared and the order of additions is fixed.
+// scatter_add first sorts the positions stably into ranges of destinations that fit in cache; then every range is
+// summed by one thread in the order of n, so no destination is shared and the order of additions is fixed.
 #include <string.h>
 
 #include "../parallel.h"
@@ -74,7 +74,7 @@ KERNEL_SCRATCH(scatter_add, order_bytes) {
   int64_t end[kMaxRanges + 1] = {};
   for (int64_t i = 0; i < n; ++i) ++end[(index[i] >> ranges.shift) + 1];
   for (int64_t r = 0; r < ranges.n; ++r) end[r + 1] += end[r];
-  for (int64_t i = 0; i < n; ++i) order[end[index[i] >> ranges.shift]++] = i;   // end[r] moves from its begin to its end
+  for (int64_t i = 0; i < n; ++i) order[end[index[i] >> ranges.shift]++] = i;   // end[r] was r's begin until now
   parallel(c, ranges.n, [&](int64_t r, int) {
     const int64_t first = r << ranges.shift, stop = (r + 1) << ranges.shift;
     memset(y + first * d, 0, size_t(((stop < m ? stop : m) - first) * d) * sizeof(T));

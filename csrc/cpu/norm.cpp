@@ -105,7 +105,8 @@ KERNEL(layer_norm) {
 }
 
 KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
-  const int64_t d = last(c.in[1]), n_rows = rows(c.in[1]), block = rows_per_block(n_rows, d), blocks = ceil_div(n_rows, block);
+  const int64_t d = last(c.in[1]), n_rows = rows(c.in[1]);
+  const int64_t block = rows_per_block(n_rows, d), blocks = ceil_div(n_rows, block);
   const T *g0 = in<T>(c, 0), *x0 = in<T>(c, 1), *gain = in<T>(c, 2), *means = in<T>(c, 4), *rstds = in<T>(c, 5);
   T *dx0 = out<T>(c, 0), *dgain = out<T>(c, 1), *dbias = out<T>(c, 2);
   T* partial = static_cast<T*>(c.scratch);         // blocks x (dgain, dbias) x d
@@ -144,7 +145,8 @@ KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
   });
   if (!parameters) return;
   constexpr int64_t kTile = 64;                      // columns merged together
-  parallel_range(c, ceil_div(d, kTile), ceil_div(kBlock, 2 * kTile * (blocks > 0 ? blocks : 1)), [&](int64_t i, int64_t end) {
+  const int64_t grain = ceil_div(kBlock, 2 * kTile * (blocks > 0 ? blocks : 1));
+  parallel_range(c, ceil_div(d, kTile), grain, [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
       const int64_t column = i * kTile, n = d - column < kTile ? d - column : kTile;
       double total[2][kTile] = {};

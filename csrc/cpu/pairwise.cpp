@@ -12,37 +12,70 @@ namespace {
 
 enum SumAttr { kKernel, kBandwidth, kDegree, kGamma, kCoef0, kCenter, kExcludeDiagonal };
 
-// exp(-s / (2 bandwidth^2)) - center of squared distances s.
+// Kernels: value(s, sides) of what the tile computed and the sum of what both rows add to it; `constant`, in float64,
+// is what kernel - center has beyond that value. K::side makes a row's side.
+
+// exp(-s / (2 bandwidth^2)) of squared distances s.
 template <class T, bool kGemm> struct Rbf {
   static constexpr bool kDistances = true, kExpanded = kGemm;
   T scale, center;
-  Rbf(const Call& c, int64_t) {
+  double constant;
+  Rbf(const Call& c, const Pairs<T>&) {
     scale = T(-0.5 * 1.4426950408889634074 / (c.attr[kBandwidth] * c.attr[kBandwidth]));
     center = T(c.attr[kCenter]);
+    constant = double(center) - c.attr[kCenter];
   }
-  vec<T> operator()(vec<T> s) const { return exp2_negative(s * scale) - center; }
+  T side(double norm, const T*, int) const { return T(norm); }
+  vec<T> operator()(vec<T> s, vec<T>) const { return exp2_negative(s * scale) - center; }
 };
 
-// (gamma s + coef0)^degree - center of inner products s; kDegree 0 stands for any degree.
-template <class T, int kFixed> struct Polynomial {
+// (gamma <x, y> + coef0)^degree. With x = mu + x', y = mu + y' its base is q + t, q = gamma |mu|^2 + coef0 and
+// t = gamma (<x', y'> + <mu, x'> + <mu, y'>). The value is (q + t)^degree - q^degree as a polynomial in t, so its
+// rounding error is relative to how much kernel values differ, not to how large they are.
+template <class T, int kFixed> struct Polynomial {   // kFixed: the degree, or 0 for any
   static constexpr bool kDistances = false, kExpanded = true;
-  T gamma, coef0, center;
-  int64_t degree;
-  Polynomial(const Call& c, int64_t d) {
+  static constexpr int kMost = 32;
+  T gamma, q, power, factor[kMost + 1];              // factor[m] of t^m
+  int64_t degree, d;
+  const T* mu;
+  double scale, constant;
+  Polynomial(const Call& c, const Pairs<T>& p) : d(p.d), mu(p.centre) {
     const double g = c.attr[kGamma];
-    gamma = T(g == g ? g : 1.0 / double(d));
-    coef0 = T(c.attr[kCoef0]);
-    center = T(c.attr[kCenter]);
+    scale = g == g ? g : 1.0 / double(d);
+    gamma = T(scale);
     degree = int64_t(c.attr[kDegree]);
+    long double base = 0;                            // `constant` enters once per pair: its error does not average out
+    for (int64_t k = 0; k < d; ++k) base += static_cast<long double>(mu[k]) * mu[k];
+    base = base * scale + c.attr[kCoef0];
+    q = T(base);
+    long double binomial = 1, powers = 1;            // of degree over m, and of q^(degree - m), from the top down
+    for (int64_t m = degree; m >= 0; --m) {
+      if (m <= kMost) factor[m] = T(binomial * powers);
+      if (m == 0) break;
+      binomial = binomial * m / (degree - m + 1);
+      powers *= base;
+    }
+    power = T(powers);
+    constant = double((degree > kMost ? power : powers) - c.attr[kCenter]);
   }
-  vec<T> operator()(vec<T> s) const {
-    s = fma(s, broadcast(gamma), broadcast(coef0));
-    if constexpr (kFixed == 2) return s * s - center;
-    if constexpr (kFixed == 3) return s * s * s - center;
-    vec<T> p = broadcast(T(1));
-    for (int64_t e = degree; e > 0; e >>= 1, s = s * s)
-      if (e & 1) p = p * s;
-    return p - center;
+  T side(double, const T* row, int stride) const {
+    double s = 0;
+    for (int64_t k = 0; k < d; ++k) s += double(row[k * stride]) * double(mu[k]);
+    return T(scale * s);
+  }
+  vec<T> operator()(vec<T> s, vec<T> sides) const {
+    const vec<T> t = fma(s, broadcast(gamma), sides);
+    if constexpr (kFixed == 2) return t * (t + factor[1]);
+    if constexpr (kFixed == 3) return t * fma(t, t + factor[2], broadcast(factor[1]));
+    if (degree <= kMost) {
+      vec<T> v = broadcast(factor[degree]);
+      for (int64_t m = degree - 1; m >= 1; --m) v = fma(v, t, broadcast(factor[m]));
+      return v * t;
+    }
+    vec<T> v = broadcast(T(1)), b = t + q;
+    for (int64_t e = degree; e > 0; e >>= 1, b = b * b)
+      if (e & 1) v = v * b;
+    return v - power;
   }
 };
 
@@ -91,8 +124,8 @@ BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy,
       Tile<T> tile = {};
       accumulate<K::kDistances && !K::kExpanded>(tile, packed + (i - i0) * p.d, b, p.d);
       const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
+      const vec<T> s0 = load(side), s1 = load(side + lanes);
       if constexpr (K::kDistances && K::kExpanded) {
-        const vec<T> s0 = load(side), s1 = load(side + lanes);
         for (int64_t r = 0; r < count; ++r) {
           const T norm = sides[i - i0 + r];
           const vec<T> both0 = norm + s0, both1 = norm + s1;
@@ -117,7 +150,8 @@ BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy,
       if (__builtin_expect(whole, 1)) {
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; ++r) {
-          const vec<T> v0 = kernel(tile.at[r][0]), v1 = kernel(tile.at[r][1]);
+          const T own = sides[i - i0 + r];
+          const vec<T> v0 = kernel(tile.at[r][0], own + s0), v1 = kernel(tile.at[r][1], own + s1);
           if constexpr (kWeighted) {
             sum0 = fma(broadcast(wx[i + r]), v0 * w0 + v1 * w1, sum0);
           } else {
@@ -131,7 +165,7 @@ BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy,
         for (int64_t r = 0; r < count; ++r) {
           const T weight = kWeighted ? wx[i + r] : T(1);
           for (int h = 0; h < 2; ++h) {
-            vec<T> v = kernel(tile.at[r][h]);
+            vec<T> v = kernel(tile.at[r][h], sides[i - i0 + r] + (h ? s1 : s0));
             const vec<T> j = number + T(h * lanes);
             if constexpr (kWeighted) v = weight * (v * (h ? w1 : w0));
             v = j < end ? v : vec<T>{};
@@ -153,28 +187,6 @@ BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy,
   return {lane_sum<double>(pairs[0] + pairs[1]), lane_sum<double>(on[0] + on[1])};
 }
 
-template <class T, class K, bool kWeighted>
-double sum_pairs(const Call& c, const Pairs<T>& p, const T* wx, const T* wy, BlockSum* partial) {
-  const K kernel(c, p.d);
-  const bool diagonal = p.self && c.attr[kExcludeDiagonal] == 0;
-  auto norm = [](double s, T*, int, int64_t) { return T(s); };
-  for (int64_t b = 0; b < p.blocks; ++b) partial[b] = {0, 0};
-  for (int64_t phase = 0; phase < p.phases(); ++phase) {
-    p.pack_phase(c, phase, norm);
-    parallel(c, p.blocks, [&](int64_t block, int worker) {
-      if (p.self && p.last_panel(phase) * kTileColumns<T> <= block * kBlockRows) return;
-      const T* packed = p.pack_block(block, worker, norm);
-      const BlockSum s = sum_block<T, K, kWeighted>(p, kernel, wx, wy, diagonal, block, phase, packed,
-                                                    p.sides_x + worker * kBlockRows);
-      partial[block].pairs += s.pairs;
-      partial[block].diagonal += s.diagonal;
-    });
-  }
-  double pairs = 0, on = 0;
-  for (int64_t b = 0; b < p.blocks; ++b) pairs += partial[b].pairs, on += partial[b].diagonal;
-  return p.self ? 2 * pairs + on : pairs;
-}
-
 // sum_ij u_i v_j over the pairs that count.
 template <class T> double sum_weights(const Call& c, const Pairs<T>& p) {
   auto sum = [](const T* w, int64_t n, bool square) {
@@ -185,6 +197,29 @@ template <class T> double sum_weights(const Call& c, const Pairs<T>& p) {
   const T *u = in<T>(c, 2), *v = p.self ? u : in<T>(c, 3);
   const double all = (u ? sum(u, p.n, false) : double(p.n)) * (v ? sum(v, p.m, false) : double(p.m));
   return c.attr[kExcludeDiagonal] == 0 ? all : all - (u ? sum(u, p.n, true) : double(p.n));
+}
+
+template <class T, class K, bool kWeighted>
+double sum_pairs(const Call& c, const Pairs<T>& p, const T* wx, const T* wy, BlockSum* partial) {
+  const K kernel(c, p);
+  const bool diagonal = p.self && c.attr[kExcludeDiagonal] == 0;
+  auto side = [&](double norm, const T* row, int stride, int64_t) { return kernel.side(norm, row, stride); };
+  for (int64_t b = 0; b < p.blocks; ++b) partial[b] = {0, 0};
+  for (int64_t phase = 0; phase < p.phases(); ++phase) {
+    p.pack_phase(c, phase, side);
+    parallel(c, p.blocks, [&](int64_t block, int worker) {
+      if (p.self && p.last_panel(phase) * kTileColumns<T> <= block * kBlockRows) return;
+      const T* packed = p.pack_block(block, worker, side);
+      const BlockSum s = sum_block<T, K, kWeighted>(p, kernel, wx, wy, diagonal, block, phase, packed,
+                                                    p.sides_x + worker * kBlockRows);
+      partial[block].pairs += s.pairs;
+      partial[block].diagonal += s.diagonal;
+    });
+  }
+  double pairs = 0, on = 0;
+  for (int64_t b = 0; b < p.blocks; ++b) pairs += partial[b].pairs, on += partial[b].diagonal;
+  const double sum = p.self ? 2 * pairs + on : pairs;
+  return kernel.constant == 0 ? sum : sum + kernel.constant * sum_weights(c, p);
 }
 
 template <class T> struct SumPlan {
@@ -543,9 +578,6 @@ KERNEL_SCRATCH(kernel_sum, kernel_sum_scratch) {
   else if (c.attr[kDegree] == 3) sum = sum_weighted_or_not<T, Polynomial<T, 3>>(c, plan);
   else if (c.attr[kDegree] == 2) sum = sum_weighted_or_not<T, Polynomial<T, 2>>(c, plan);
   else sum = sum_weighted_or_not<T, Polynomial<T, 0>>(c, plan);
-  // The tiles subtracted `center` rounded to T.
-  const double rounding = double(T(c.attr[kCenter])) - c.attr[kCenter];
-  if (rounding != 0) sum += rounding * sum_weights(c, plan.pairs);
   *out<double>(c) = sum;
 }
 

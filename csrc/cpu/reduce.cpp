@@ -1,9 +1,9 @@
 // Sums, means and maxima over any axes, and expand (broadcasting as a copy).
 //
-// Neighbouring axes of the same kind are merged, so an array is a chain of kept and reduced groups. The innermost reduced
-// group is removed by one pass over (batch, reduced, kept) and leaves doubles; then the next, and so on: one pass in
-// all common cases (everything, last axis, leading axes). Within a pass the reduced axis is cut into blocks by shape
-// alone, and partial results are merged in block order.
+// Neighbouring axes of the same kind are merged, so an array is a chain of kept and reduced groups. The innermost
+// reduced group is removed by one pass over (batch, reduced, kept) and leaves doubles; then the next, and so on: one
+// pass in all common cases (everything, last axis, leading axes). Within a pass the reduced axis is cut into blocks by
+// shape alone, and partial results are merged in block order.
 //
 // Everything is accumulated in double. Sums of doubles carry their rounding errors along (Knuth's two-sum), so that in
 // either precision the result is the rounded exact sum but for contrived inputs; memory is the limit all the same.
@@ -30,7 +30,7 @@ inline vd widen(const float* p) {
 #endif
 }
 
-// ---- the monoids: V is a vector of doubles or one double ----------------------------------------------------------------
+// ---- the monoids: V is a vector of doubles or one double ------------------------------------------------------------
 
 template <class Source> struct Sum;
 
@@ -110,7 +110,7 @@ inline void reduce_tile(const S* x, int64_t rows, int64_t stride, Total<Op>* to)
 }
 
 template <class Op, class S>
-inline void reduce_columns(const S* x, int64_t rows, int64_t stride, int64_t n, Total<Op>* to) {
+__attribute__((noinline)) void reduce_columns(const S* x, int64_t rows, int64_t stride, int64_t n, Total<Op>* to) {
   int64_t j = 0;
   for (; j + 8 * D <= n; j += 8 * D) reduce_tile<Op, 8>(x + j, rows, stride, to + j);
   for (; j + 2 * D <= n; j += 2 * D) reduce_tile<Op, 2>(x + j, rows, stride, to + j);
@@ -123,7 +123,8 @@ inline void reduce_columns(const S* x, int64_t rows, int64_t stride, int64_t n, 
 }
 
 // `rows` dense rows of n < kNarrow columns: a flat array of period n, handled as one of a period of whole vectors.
-template <class Op, class S> inline void reduce_narrow(const S* x, int64_t rows, int64_t n, Total<Op>* to) {
+template <class Op, class S>
+__attribute__((noinline)) void reduce_narrow(const S* x, int64_t rows, int64_t n, Total<Op>* to) {
   for (int64_t j = 0; j < n; ++j) to[j] = Op::template zero<double>();
   const int64_t length = rows * n, period = n * D;
   int64_t i = 0;

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("autograd", "cli", "data", "diffusion", "io", "metrics", "models", "nn", "ops", "optim", "pairwise", "random")
+_MODULES = (
+    "autograd", "cli", "data", "diffusion", "io", "metrics", "models", "nn", "ops", "optim", "pairwise", "random",
+)
 _NAMES = {
     "vjp": "autograd", "grad": "autograd", "value_and_grad": "autograd",
     "show_config": "_config", "set_num_threads": "_config", "get_num_threads": "_config", "trim": "_config",

@@ -32,7 +32,8 @@ def show_config() -> Config:
     else:
         config["native kernels"] = len(native.kernels())
         cap = os.environ.get("GENERANT_ISA")
-        config["ISA"] = f"{native.isa} (this CPU: {', '.join(native.supported_isas)}{f'; capped by GENERANT_ISA={cap}' if cap else ''})"
+        capped = f"; capped by GENERANT_ISA={cap}" if cap else ""
+        config["ISA"] = f"{native.isa} (this CPU: {', '.join(native.supported_isas)}{capped})"
     config["threads"] = get_num_threads()
     config["numba"] = _version("numba")
     config["CUDA"] = _cuda()

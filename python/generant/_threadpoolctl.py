@@ -1,8 +1,8 @@
 """Makes the kernels' thread pool visible to threadpoolctl: `with threadpool_limits(1): ...` holds for generant too.
 
-threadpoolctl takes several milliseconds to import, so it is not imported here. If the user has imported it, the pool is
-registered at once; otherwise a finder waits in sys.meta_path and registers it when threadpoolctl arrives.
-threadpoolctl sees only what is loaded: the limit holds if an op ran (or `get_num_threads` was called) before it was set.
+threadpoolctl takes several milliseconds to import, so it is not imported here. If the user has imported it, the pool
+is registered at once; otherwise a finder waits in sys.meta_path and registers it when threadpoolctl is imported.
+threadpoolctl sees only what is loaded: a limit holds if an op ran (or `get_num_threads` was called) before it was set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def announce() -> None:
 def register(threadpoolctl: ModuleType) -> None:
     """Add a controller for the two functions that csrc/threads.cpp exports."""
 
-    class GenerantController(threadpoolctl.LibController):  # type: ignore[name-defined,misc]
+    class GenerantController(threadpoolctl.LibController):  # type: ignore[name-defined]
         user_api = internal_api = "generant"
         filename_prefixes = ("_native",)
         check_symbols = ("generant_get_num_threads", "generant_set_num_threads")
@@ -50,7 +50,7 @@ class _Watcher:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "threadpoolctl":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             spec.loader = _ThenRegister(spec.loader)  # type: ignore[assignment]

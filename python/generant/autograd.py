@@ -49,7 +49,7 @@ class Trace:
 
 
 # One op call as its trace remembers it: slots name arrays, values are kept only where the rule reads them.
-# (op, attrs, needs, slots of the inputs, slots of the outputs, inputs, outputs); a plain tuple, since this is the hot path
+# (op, attrs, needs, slots of the inputs, slots of the outputs, inputs, outputs); a plain tuple, as this path is hot
 Call = tuple[Any, dict, list, list, list, list, Any]
 
 
@@ -72,7 +72,9 @@ def _leaves_the_trace(what: str) -> Callable:
     return refuse
 
 
-_UFUNCS = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "matmul": "matmul"}
+_UFUNCS = {
+    "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "matmul": "matmul",
+}
 
 
 def _binary(name: str, scalar: Callable[[float], dict], reflected: bool = False) -> Callable:
@@ -158,8 +160,8 @@ class Var:
     __int__ = _leaves_the_trace("int()")
     __index__ = _leaves_the_trace("an index")
     __getitem__ = _leaves_the_trace("indexing (see ops.gather, ops.split)")
-    __eq__ = _leaves_the_trace("==")  # type: ignore[assignment]
-    __ne__ = _leaves_the_trace("!=")  # type: ignore[assignment]
+    __eq__ = _leaves_the_trace("==")
+    __ne__ = _leaves_the_trace("!=")
     __lt__ = _leaves_the_trace("<")
     __le__ = _leaves_the_trace("<=")
     __gt__ = _leaves_the_trace(">")

@@ -66,12 +66,12 @@ def _read(path: Path) -> bytes:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> str:
-    """Write named arrays as safetensors; returns the SHA-256 of the file."""
+def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], kind: str = "arrays") -> str:
+    """Write named arrays as safetensors, marked with what kind of thing they are; returns the SHA-256 of the file."""
     from safetensors.numpy import save
 
     dense = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    data = save(dense, {"format": FORMAT, **(metadata or {})})
+    data = save(dense, {FORMAT: kind})  # one entry: safetensors writes several in an order that changes from run to run
     write(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -109,7 +109,7 @@ def load_json(path: str | os.PathLike) -> Any:
 def save_model(folder: str | os.PathLike, kind: str, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     """Write a model as folder/model.safetensors and folder/config.json; the latter names the digest of the former."""
     folder = Path(folder)
-    digest = save_arrays(folder / ARRAYS, arrays, {"model": kind})
+    digest = save_arrays(folder / ARRAYS, arrays, kind)
     save_json(folder / CONFIG, {"format": FORMAT, "version": VERSION, "model": kind, "sha256": digest, **config})
 
 

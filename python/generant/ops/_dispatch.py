@@ -27,7 +27,7 @@ def native_module() -> ModuleType | None:
     if cap and cap not in ISAS:
         raise ValueError(f"GENERANT_ISA is {cap!r}, wanted one of {', '.join(ISAS)}")
     try:
-        from .. import _native  # type: ignore[attr-defined]
+        from .. import _native
     except ImportError as error:
         native_error.append(str(error))
         return None

@@ -128,7 +128,7 @@ class Spec:
         for term in self.outputs:
             shape: list[int] = []
             for letter in term.dims:
-                size = int(letter) if letter.isdigit() else dims[letter]
+                size: Any = int(letter) if letter.isdigit() else dims[letter]
                 shape += size if letter == "..." else [size]
             shapes.append(tuple(shape))
         return shapes

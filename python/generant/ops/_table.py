@@ -159,7 +159,7 @@ class Row(Op):
         """Run `execute(every, arrays, attrs)` on dense NumPy arrays; torch in, torch out."""
         torch = any(map(_dispatch.is_torch, xs))
         if len(xs) > self.n_arrays:
-            raise TypeError(f"{self.name}: got {len(xs)} arrays, wanted at most {self.n_arrays}; the rest is by keyword")
+            raise TypeError(f"{self.name}: got {len(xs)} arrays, wanted at most {self.n_arrays}; the rest by keyword")
         number = _dispatch.float_type_of(xs)
         arrays = tuple(
             None

@@ -36,7 +36,7 @@ def _q_sample_rule(gys, ys, needs, x, alpha, sigma, key):
 
     gx = arithmetic.mul(g, layout.reshape(alpha, shape=column)) if needs[0] else None
     g_alpha = per_sample_sum(arithmetic.mul(g, x)) if needs[1] else None
-    g_sigma = per_sample_sum(arithmetic.mul(g, normal(key, shape=x.shape, dtype=x.dtype.name))) if needs[2] else None
+    g_sigma = per_sample_sum(arithmetic.mul(g, normal(key, shape=x.shape, dtype=_dtype(x)))) if needs[2] else None
     return [gx, g_alpha, g_sigma, None]
 
 
@@ -74,7 +74,11 @@ def sampler_step(x, prediction, h1=None, h2=None, h3=None, key=None, coef=None, 
 
 
 def _noise(key, x):
-    return normal.definition(key, dtype="float32" if x.dtype == np.float32 else "float64", shape=x.shape)
+    return normal.definition(key, dtype=_dtype(x), shape=x.shape)
+
+
+def _dtype(x):
+    return "float32" if x.dtype == np.float32 else "float64"
 
 
 def _per_sample(a, x):

@@ -36,7 +36,9 @@ rule(reshape, lambda gys, ys, needs, x, shape: [reshape(gys[0], shape=x.shape)])
 
 
 def _axes(x_ndim: int, axes: tuple[int, ...] | None) -> tuple[int, ...]:
-    found = tuple(range(x_ndim))[::-1] if axes is None else tuple(a % x_ndim if -x_ndim <= a < x_ndim else a for a in axes)
+    if axes is None:
+        return tuple(range(x_ndim))[::-1]
+    found = tuple(a % x_ndim if -x_ndim <= a < x_ndim else a for a in axes)
     if sorted(found) != list(range(x_ndim)):
         raise ValueError(f"transpose: axes must be a permutation of 0..{x_ndim - 1}, got {axes}")
     return found
@@ -68,7 +70,9 @@ def _joined(shapes: tuple, attrs: dict) -> tuple:
     return (a[:axis] + (a[axis] + b[axis],) + a[axis + 1 :],)
 
 
-@op("a: ..., b: ... -> ...", shape=_joined, sizes=[dict(_=(2, 3))], attrs=[dict(), dict(axis=0)], native=False, keep="x")
+@op(
+    "a: ..., b: ... -> ...", shape=_joined, sizes=[dict(_=(2, 3))], attrs=[dict(), dict(axis=0)], native=False, keep="x"
+)
 def concat(a: Any, b: Any, *, axis: int = -1) -> Any:
     """a, then b along one axis."""
     return np.concatenate([a, b], axis)

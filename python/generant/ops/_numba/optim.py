@@ -26,8 +26,8 @@ def adam_(p, m, v, g, step, lr, ok, beta1, beta2, eps, weight_decay):
         return
     step += 1
     t, rate = int(step[0]), float(lr[0])
-    c = (beta1, 1 - beta1, beta2, 1 - beta2, 1 - rate * weight_decay)
-    c += (rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, eps)
+    c = [beta1, 1 - beta1, beta2, 1 - beta2, 1 - rate * weight_decay]
+    c += [rate / (1 - beta1**t), (1 - beta2**t) ** -0.5, eps]
     adam_rows(p, m, v, g, np.array(c, p.dtype))
 
 

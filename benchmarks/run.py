@@ -1,0 +1,247 @@
+"""Times generant and its rivals: python benchmarks/run.py [names] [--threads 2] [--rounds 9] [--out results/NAME.json]
+
+Every contender has a process of its own with the same inputs and thread count. It first proves that its result
+agrees with a float64 reference, then measures the memory of one call, then sleeps in a pipe until it is asked for a
+round. Rounds go around the contenders, and the next one starts when every thread of the last is asleep: a thread pool
+that still spins would be billed to its rival. Names select cases by parts of their name; with --out, cases
+already in the file and not run now are kept. --readme FILE writes the tables of results/*.json into FILE.
+
+Deliberately absent: any assertion on a time. What is slower than a rival or misses its goal is shown so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import date
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+from cases import CASES, Case
+from rivals import contenders
+from tables import report, write_readme
+
+THREADS = ("GENERANT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+# ---------------------------------------------------------------- in the worker's process
+
+
+def arrays(result: Any) -> Any:
+    """A contender's result as NumPy arrays; nested lists and tuples stay."""
+    if isinstance(result, (list, tuple)):
+        return [arrays(r) for r in result]
+    return result.detach().numpy() if hasattr(result, "detach") else result
+
+
+def trim() -> None:
+    """Give free memory back to the system, so that a call's use of it shows."""
+    gc.collect()
+    if "generant" in sys.modules:
+        sys.modules["generant"].trim()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def extra_memory(call: Any) -> int | None:
+    """Peak bytes of one warm call above what was there before, its result included; None where Linux cannot tell."""
+
+    def status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+    call()
+    trim()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+        before = status("VmRSS")
+        call()
+        return max(0, status("VmHWM") - before)
+    except (OSError, StopIteration):
+        return None
+
+
+def loop(call: Any, n: int) -> float:
+    start = time.perf_counter()
+    for _ in repeat(None, n):
+        call()
+    return time.perf_counter() - start
+
+
+def prepare(case: Case, name: str, batch: float) -> tuple[Any, dict]:
+    """The call to time, and what is known before: error, memory, calls per round."""
+    setup = next(c.setup for c in contenders(case) if c.name == name)
+    work = case.work
+    inputs = work.inputs()
+    try:
+        call = setup(inputs, work)
+    except ModuleNotFoundError as e:
+        return None, {"failed" if name == "generant" else "missing": str(e)}
+    for _ in range(work.checked_calls):
+        result = call()
+    error = work.error(arrays(result), inputs)
+    del result
+    if not error <= work.tolerance:
+        return None, {"failed": f"error {error:.2g} above {work.tolerance:.2g}"}
+    if work.timed_inside:
+        return call, {"error": None, "memory": None, "calls": 1}
+    memory, n = extra_memory(call), 1
+    while (t := loop(call, n)) < batch / 1.2 and n < 1e8:
+        n = max(n + 1, int(n * min(10.0, batch / max(t, 1e-9))))
+    return call, {"error": error, "memory": memory, "calls": n}
+
+
+def serve(case: Case, name: str, batch: float) -> None:
+    """Prepare, then run a round for every line on stdin. Answers are JSON lines on what was stdout."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    try:
+        call, info = prepare(case, name, batch)
+    except Exception as e:
+        call, info = None, {"failed": f"{type(e).__name__}: {e}"}
+    if name == "generant" and call is not None:
+        import generant
+
+        shown = generant.show_config()
+        info["config"] = {k: str(shown[k]) for k in ("generant", "backend", "ISA")}
+    print(json.dumps(info), file=answers)
+    for _ in sys.stdin if call is not None else ():
+        if case.work.timed_inside:
+            seconds = call()
+        else:
+            if info["calls"] > 1:
+                call()  # wakes the threads
+            seconds = loop(call, info["calls"]) / info["calls"]
+        print(seconds, file=answers)
+
+
+# ---------------------------------------------------------------- in the runner's process
+
+
+class Worker:
+    """A contender of a case in its own process."""
+
+    def __init__(self, case: Case, contender: Any, threads: int, batch: float) -> None:
+        env = {**os.environ, **dict.fromkeys(THREADS, str(threads)), "GENERANT_STRICT": "1", **contender.env}
+        command = [sys.executable, __file__, "--worker", case.name, contender.name, "--batch", str(batch)]
+        self.process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.seconds: list[float] = []
+        self.info = self.answer()
+        self.info["kind"] = contender.kind
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.wait_until_asleep()
+        return json.loads(line) if line else {"failed": f"process ended with code {self.process.wait()}"}
+
+    def wait_until_asleep(self) -> None:
+        """Return when none of the process's threads runs, at the latest after two seconds."""
+        deadline, quiet = time.monotonic() + 2, 0
+        while quiet < 3 and time.monotonic() < deadline:
+            try:
+                stats = [p.read_text() for p in Path(f"/proc/{self.process.pid}/task").glob("*/stat")]
+                running = any(s.rpartition(")")[2].split()[0] == "R" for s in stats)
+            except OSError:  # a thread ended meanwhile
+                running = True
+            quiet = 0 if running else quiet + 1
+            time.sleep(0.005)
+
+    def round(self) -> None:
+        assert self.process.stdin is not None
+        if "calls" not in self.info:
+            return
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        if isinstance(answer, dict):
+            del self.info["calls"]
+            self.info.update(answer)
+        else:
+            self.seconds.append(answer)
+
+    def close(self) -> dict:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        return {**self.info, "seconds": self.seconds}
+
+
+def measure(case: Case, threads: int, rounds: int, batch: float) -> dict:
+    """All contenders of a case."""
+    workers: dict[str, Worker] = {}
+    try:
+        for c in contenders(case):
+            workers[c.name] = Worker(case, c, threads, batch)
+        for _ in range(rounds):
+            for w in workers.values():
+                w.round()
+    finally:
+        found = {name: w.close() for name, w in workers.items()}
+    entry: dict[str, Any] = {"date": date.today().isoformat(), "load": os.getloadavg()[0]}
+    entry["goals"], entry["limits"] = case.goals, {k: getattr(case, k) for k in ("seconds", "memory", "peak")}
+    entry["unit"], flop, moved = case.work.unit, case.work.flop(), int(case.work.bytes())
+    if flop and (peak := machine.fma_peak(threads)):
+        entry.update(peak="FMA", peak_seconds=flop / peak, peak_rate=peak)
+    elif moved > 1_000_000:
+        peak = machine.copy_peak(moved, threads)
+        entry.update(peak="copy", peak_seconds=moved / peak, peak_rate=peak)
+    return {**entry, "contenders": {k: v for k, v in found.items() if "missing" not in v}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of case names; all cases if absent")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=float, default=0.05, help="seconds a round lasts at least")
+    parser.add_argument("--quick", action="store_true", help="one very short round: does every case run?")
+    parser.add_argument("--out", type=Path, help="JSON file to write or to update")
+    parser.add_argument("--readme", type=Path, help="write the tables of results/*.json into this file")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return serve(next(c for c in CASES if c.name == args.worker[0]), args.worker[1], args.batch)
+    if args.readme:
+        return write_readme(args.readme)
+    rounds, batch = (1, 0.002) if args.quick else (args.rounds, args.batch)
+    results: dict[str, Any] = {"cases": {}}
+    if args.out and args.out.exists():
+        results = json.loads(args.out.read_text())
+    results.update(machine=machine.describe(), settings={"threads": args.threads, "rounds": rounds, "batch": batch})
+    chosen = [c for c in CASES if not args.names or any(n in c.name for n in args.names)]
+    if not chosen:
+        raise SystemExit(f"no case matches {args.names}; there are: {', '.join(c.name for c in CASES)}")
+    if os.getloadavg()[0] > 0.5:
+        print(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): rough timings", file=sys.stderr)
+    for case in chosen:
+        entry = measure(case, args.threads, rounds, batch)
+        results["config"] = entry["contenders"]["generant"].pop("config", results.get("config", {}))
+        results["cases"][case.name] = entry
+        print(report(case.name, entry), flush=True)
+        if args.out:
+            ordered = {c.name: results["cases"][c.name] for c in CASES if c.name in results["cases"]}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps({**results, "cases": ordered}, indent=1) + "\n")
+    failed = [
+        f"{case.name}: {name}"
+        for case in chosen
+        for name, found in results["cases"][case.name]["contenders"].items()
+        if "failed" in found
+    ]
+    if failed:
+        raise SystemExit(f"{len(failed)} contenders failed: " + "; ".join(failed))
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    main()

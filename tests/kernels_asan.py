@@ -1,0 +1,93 @@
+"""The kernel tests that run under AddressSanitizer and UndefinedBehaviorSanitizer: pytest tests/kernels_asan.py
+
+Every op on every size of its table, in both precisions; then sizes around the edges of tiles and vectors, where a
+kernel that reads or writes too far does so. Results are compared elsewhere: here the sanitizer is the judge. Not part
+of the ordinary suite (the name does not start with test_), which does all this and more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generant import ops
+
+_spec = importlib.util.spec_from_file_location("op_cases", Path(__file__).with_name("test_ops.py"))
+assert _spec is not None and _spec.loader is not None
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+KEY = np.array([5, 6], np.uint64)
+EDGES = (1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 129)
+
+
+def exact(*shape, dtype=np.float32, stream=0):
+    """Normal numbers in an array that ends where its memory ends, so that one element too far is seen."""
+    return np.array(ops.normal(np.array([1, stream], np.uint64), shape=shape, dtype=np.dtype(dtype).name))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("row, dims, attrs, optional", cases.CASES)
+def test_every_op_stays_inside_its_arrays(row, dims, attrs, optional, dtype):
+    attrs = cases.call_attrs(row, attrs, dims, dtype)
+    arrays = cases.make_arrays(row, dims, dtype, attrs, optional)
+    cases.runnable(row, arrays, attrs)
+    with np.errstate(all="ignore"):
+        cases.outputs(row.all, row, arrays, attrs)
+        cases.outputs(row, row, arrays, attrs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_matrix_products_around_the_tiles(n, dtype):
+    for d, o in ((n, 1), (1, n), (n, n), (33, n), (n, 49), (257, n)):
+        x, w, b, g = exact(n, d, dtype=dtype), exact(d, o, dtype=dtype), exact(o, dtype=dtype), exact(n, o, dtype=dtype)
+        ops.matmul(x, w)
+        ops.matmul_dx(g, w)
+        ops.matmul_dw(x, g)
+        ops.linear(x, w, b)
+        ops.linear_act.all(x, w, b, activation="gelu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", (*EDGES, 1023, 1025, 4097, 16385, 70_001))
+def test_rows_and_vectors_of_any_length(n, dtype):
+    x, y = exact(n, dtype=dtype), exact(n, dtype=dtype, stream=1)
+    for op in (ops.silu, ops.exp, ops.tanh, ops.gelu, ops.sum, ops.mean, ops.max):
+        op(x)
+    ops.add(x, y)
+    ops.uniform(KEY, shape=(n,), dtype=dtype)
+    ops.normal(KEY, shape=(n,), dtype=dtype)
+    if n < 5000:
+        a = exact(3, n, dtype=dtype)
+        ops.add(a, x)
+        ops.sum(a, axis=0)
+        ops.sum(a, axis=1)
+        ops.max(exact(n, 3, dtype=dtype), axis=0)
+        out, mean, rstd = ops.layer_norm.all(a, x, y)
+        ops.layer_norm_bwd.all(out, a, x, y, mean, rstd, need=(0, 1, 2))
+        ops.gather(exact(n, 5, dtype=dtype), np.arange(n - 1, -1, -1))
+        ops.scatter_add(exact(n, 5, dtype=dtype), np.zeros(n, np.int64), m=1)
+    one = np.ones(1)
+    ops.adam_(x, y.copy(), y * y, y, np.zeros(1, np.int64), one)
+    ops.ema_(x, y, one)
+    ops.clip_norm_(x, limit=1.0)
+    image, scale = exact(2, n, dtype=dtype), exact(2, dtype=dtype)
+    ops.q_sample(image, scale, scale, KEY)
+    ops.sampler_step.all(image, image, image, image, None, KEY, np.linspace(-1, 1, 8), clip=1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_pairs_around_the_tiles(n, dtype):
+    for d in (1, 2, 3, 16, 17, 64, 65):
+        x, y = exact(n, d, dtype=dtype), exact(n + 3, d, dtype=dtype, stream=1)
+        for kernel in ("rbf", "polynomial"):
+            ops.kernel_sum(x, kernel=kernel)
+            ops.kernel_sum(x, y, exact(n, dtype=dtype), exact(n + 3, dtype=dtype), kernel=kernel)
+        ops.knn(x, y, k=min(5, n + 3))
+        if n > 1:
+            ops.knn(x, k=min(5, n - 1))

@@ -3,8 +3,9 @@
 //
 // Points are packed coordinate by coordinate ([d][kTileRows] and [d][kTileColumns]); padded rows are zero. Up to
 // kDifferenceDims coordinates squared distances are sums of squared differences. Above that they are
-// |x|^2 + |y|^2 - 2<x, y> of centred rows (inner products are of centred rows too): half the arithmetic, and wrong by rounding errors of |x|^2 + |y|^2, so
-// whoever uses them recomputes pairs that are near compared with that from the raw rows (square_distance).
+// |x|^2 + |y|^2 - 2<x, y> of centred rows (inner products are of centred rows too): half the arithmetic, and wrong by
+// rounding errors of |x|^2 + |y|^2, so whoever uses them recomputes pairs that are near compared with that from the raw
+// rows (square_distance).
 #pragma once
 #include <math.h>
 #include "parallel.h"
@@ -19,7 +20,7 @@ constexpr int kTileRows = 6;                         // 6 x 2 of 16
 #endif
 template <class T> constexpr int kTileColumns = 2 * kLanes<T>;
 constexpr int kDifferenceDims = 24;
-constexpr int kBlockRows = 8 * kTileRows;            // rows of one task; 8 packed tiles and a panel stay in L1 at d = 64
+constexpr int kBlockRows = 8 * kTileRows;            // rows of one task; at d = 64 they and a panel stay in L1
 constexpr int64_t kPanelBytes = int64_t(4) << 20;    // y is packed in phases of at most this size
 
 template <class T> struct Limits;

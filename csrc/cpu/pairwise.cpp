@@ -1,9 +1,9 @@
-// All pairs of two point sets: kernel_sum and knn, in O(n m d) time and O(n + m) memory.
+// All pairs of two point sets: kernel_sum, knn and radius_count, in O(n m d) time and O(n + m) memory.
 //
-// Both run the tile of pairwise_tile.h over blocks of rows and differ in what they do with a finished tile: sum a
-// kernel over it, or look for lanes that could be among the nearest. The search is exact by construction: a tile only
-// rules pairs out, by a distance with a rigorous error bound, and every pair it leaves is measured again from the raw
-// rows in float64. So its result does not depend on schedule, threads or vector width.
+// All run the tile of pairwise_tile.h over blocks of rows and differ in what they do with a finished tile: sum a kernel
+// over it, or look for lanes that could be among the nearest or inside a ball. Searches are exact by construction: a
+// tile only rules pairs out (or surely in), by a distance with a rigorous error bound, and every pair it leaves is
+// measured again from the raw rows in float64. So their result does not depend on schedule or threads.
 #include "../pairwise_tile.h"
 
 namespace {
@@ -83,7 +83,8 @@ template <class T, int kFixed> struct Polynomial {   // kFixed: the degree, or 0
 // than two of float32's seven digits.
 constexpr double kNear = 1.0 / 64;
 
-template <class T> __attribute__((noinline)) void measure_again(vec<T>& s, uint32_t lanes, const Pairs<T>& p, int64_t i, int64_t j0) {
+template <class T>
+__attribute__((noinline)) void measure_again(vec<T>& s, uint32_t lanes, const Pairs<T>& p, int64_t i, int64_t j0) {
   T at[kLanes<T>];
   store(at, s);
   for (; lanes; lanes &= lanes - 1) {
@@ -340,7 +341,7 @@ template <class T> struct Nearest {
   void unlock(int64_t block) const { __atomic_clear(locks + block, __ATOMIC_RELEASE); }
 };
 
-static_assert(kBlockRows % kTileColumns<float> == 0 && kBlockRows % kTileColumns<double> == 0, "a panel lies in a block");
+static_assert(kBlockRows % kTileColumns<float> == 0 && kBlockRows % kTileColumns<double> == 0, "a panel in a block");
 
 template <class T> struct Candidate {                // row of the block, column of the panel, what the tile showed
   int32_t row, column;
@@ -391,7 +392,8 @@ void search_block(const Pairs<T>& p, const Filter<T>& filter, const Nearest<T>& 
           for (; near; near &= near - 1) {
             const int l = __builtin_ctz(near);
             const T* y = p.y + (j0 + l) * p.d;
-            for (int64_t line = 0; line < p.d && line < 512; line += 64 / int64_t(sizeof(T))) __builtin_prefetch(y + line);
+            constexpr int64_t line = 64 / int64_t(sizeof(T));
+            for (int64_t f = 0; f < p.d && f < 8 * line; f += line) __builtin_prefetch(y + f);
             if (kSelf) lists.prefetch(j0 + l);
             candidates[found++] = {row, l, value[l]};
           }
@@ -486,8 +488,8 @@ template <class T> int64_t radius_count_scratch(const Call& c) {
   return CountPlan<T>(counting).scratch.used;
 }
 
-// The bounds are those of Filter with reach = radius^2, which now belongs to y: difference form, s < side_y; expanded
-// form, a > side_x where a starts at -(1/2 - e)|y|^2 + radius^2 (1/2 + e). Pairs beyond their margin need no second look.
+// The bounds are those of Filter with t = radius^2, which belongs to y: difference form, s <= side_y; expanded form,
+// a >= side_x where a starts at -(1/2 - e)|y|^2 + radius^2 (1/2 + e). Pairs beyond their margin are in without one.
 template <class T, bool kGemm>
 void count_block(const Pairs<T>& p, T expand, const T* margin, const T* radius, bool closed, int64_t block,
                  int64_t phase, const T* packed, const T* sides, int64_t* inside, int64_t* members) {
@@ -574,7 +576,8 @@ KERNEL_SCRATCH(kernel_sum, kernel_sum_scratch) {
   const bool rbf = c.attr[kKernel] == 0;
   if (plan.pairs.centre) plan.pairs.find_centre(c);
   double sum;
-  if (rbf) sum = plan.pairs.gemm ? sum_weighted_or_not<T, Rbf<T, true>>(c, plan) : sum_weighted_or_not<T, Rbf<T, false>>(c, plan);
+  if (rbf && plan.pairs.gemm) sum = sum_weighted_or_not<T, Rbf<T, true>>(c, plan);
+  else if (rbf) sum = sum_weighted_or_not<T, Rbf<T, false>>(c, plan);
   else if (c.attr[kDegree] == 3) sum = sum_weighted_or_not<T, Polynomial<T, 3>>(c, plan);
   else if (c.attr[kDegree] == 2) sum = sum_weighted_or_not<T, Polynomial<T, 2>>(c, plan);
   else sum = sum_weighted_or_not<T, Polynomial<T, 0>>(c, plan);

@@ -123,9 +123,10 @@ def kid(
     1000 at 10,000 rows, and of lower variance. subsets=s returns (mean, standard deviation) over s subsets of
     subset_size rows drawn without replacement, the protocol of published figures; random_state (a seed or a numpy
     Generator) then fixes the draw.
-    Time (n^2/2 + m^2/2 + n m) d, memory O(n + m); with subsets, subset_size in place of n and m, s times. Sums agree
-    with float64 to about 1e-7 of one kernel value. Raises ValueError for other shapes, fewer than 2 rows, values that
-    are not finite, subset_size above n or m. Binkowski et al., Demystifying MMD GANs, ICLR 2018, sec. 4.
+    Time (n^2/2 + m^2/2 + n m) d, memory O(n + m); with subsets, subset_size in place of n and m, s times. From float32
+    features the result agrees with float64 to about 1e-8 of the spread of kernel values. Raises ValueError for other
+    shapes, fewer than 2 rows, values that are not finite, subset_size above n or m.
+    Binkowski et al., Demystifying MMD GANs, ICLR 2018, sec. 4.
     """
     real, fake = as_points("kid", rows=2, real=real, fake=fake)
     degree = positive_integer("kid", "degree", degree)

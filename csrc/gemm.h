@@ -28,8 +28,8 @@ constexpr bool kPadEdge = false;
 #else
 constexpr bool kPadEdge = true;            // no masked loads: a ragged panel of B is always packed, with zeros
 #endif
-constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB (AVX-512); fixed, since it decides bits
-constexpr int64_t kSuper = 3072;           // most rows and columns packed at a time: bounds scratch and keeps it in L3
+constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB; fixed, since it decides bits
+constexpr int64_t kSuper = 1536;           // rows and columns of C worked on at a time: they stay in L3 over all k
 
 // ---- micro-kernel ------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ static void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int6
 
 // ---- blocking ----------------------------------------------------------------------------------------------------
 
-// A product: op(A) is m x k, op(B) k x n. a_rows: A is stored m x k (else k x m); b_rows: B is stored k x n (else n x k).
+// A product: op(A) is m x k, op(B) k x n. a_rows: A is stored m x k, else k x m; b_rows: B is stored k x n, else n x k.
 template <class T> struct Product {
   int64_t m, n, k;
   const T* a; int64_t lda; bool a_rows;
@@ -191,10 +191,10 @@ template <class T> struct Product {
 };
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 struct Plan {
-  bool simple;             // each task packs the columns of B it needs, A is read in place
+  bool serial;             // too little work to wake another thread
+  bool simple;             // one pass: each task reads A in place, and B too or packs the panel it is about to use
   bool pack_a, pack_b;
   int64_t rows, cols;      // of C in one task, a multiple of the tile (but for the edge)
   int64_t worker_bytes, bytes;
@@ -206,18 +206,19 @@ inline int64_t tile_start(int64_t m, int64_t tiles, int64_t i) { return m / tile
 // n cut into equal pieces of at most kSuper, whole tiles each.
 inline int64_t even(int64_t n, int64_t tile) { return ceil_div(ceil_div(n, ceil_div(n, kSuper)), tile) * tile; }
 
-template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool b_rows, int threads) {
+// How to go about a product. The numbers are measurements (benchmarks/lab/gemm.md); none of them touches a bit.
+template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows, int threads) {
   constexpr int NR = kTileCols<T>;
   const int64_t panels = ceil_div(n, NR), depth = least(k, kDepth);
-  const bool serial = threads <= 1 || double(m) * double(n) * double(k) < 1e6;
-  const int64_t workers = serial ? 1 : threads;
   Plan s{};
+  s.serial = threads <= 1 || double(m) * double(n) * double(k) < 1e6;
+  const int64_t workers = s.serial ? 1 : threads;
   const bool near = n * int64_t(sizeof(T)) <= 8192;        // rows of B close enough not to share cache sets
   s.pack_b = !b_rows || (n > NR && m > (near ? 16 : 5) * kTileRows);
   s.simple = (m <= 16 * kTileRows || (m <= 640 && n * k <= 1 << 18)) &&
-             (serial || panels >= 2 * workers || m <= 4 * kTileRows);
+             (s.serial || panels >= 2 * workers || m <= 4 * kTileRows);
   if (s.simple) {
-    const int64_t tasks = serial ? 1 : least(panels, 4 * workers);
+    const int64_t tasks = s.serial ? 1 : least(panels, 4 * workers);
     s.rows = m;
     s.cols = least(ceil_div(panels, tasks), 16) * NR;
     s.worker_bytes = s.pack_b || (kPadEdge && n % NR) ? depth * NR * int64_t(sizeof(T)) : 0;
@@ -225,19 +226,22 @@ template <class T> Plan plan_of(int64_t m, int64_t n, int64_t k, bool b_rows, in
     return s;
   }
   s.pack_b = true;
-  s.pack_a = n > 4 * NR;
+  s.pack_a = a_rows && n > 16 * NR;
   s.rows = 16 * kTileRows;
   s.cols = 32 * NR;
-  while (s.rows > 2 * kTileRows && ceil_div(m, s.rows) * ceil_div(n, s.cols) < 6 * workers) {
+  const int64_t sm = even(m, kTileRows), sn = even(n, NR);
+  while (s.rows > 2 * kTileRows && ceil_div(sm, s.rows) * ceil_div(sn, s.cols) < 10 * workers) {
     if (s.cols > 4 * NR) s.cols /= 2;
     else s.rows /= 2;
   }
-  const int64_t a_size = s.pack_a ? even(m, kTileRows) / kTileRows * kTileStride<T> : 0;
-  s.bytes = (even(n, NR) + a_size) * depth * int64_t(sizeof(T));
+  const int64_t a_size = s.pack_a ? sm / kTileRows * kTileStride<T> : 0;
+  s.bytes = (sn + a_size) * depth * int64_t(sizeof(T));
   return s;
 }
 
-template <class T> static void pack_b_panels(const Product<T>& g, int64_t p, int64_t depth, int64_t j0, int64_t j1, T* to) {
+// Pack the columns [j0, j1) of B, panel after panel.
+template <class T>
+static void pack_b_panels(const Product<T>& g, int64_t p, int64_t depth, int64_t j0, int64_t j1, T* to) {
   constexpr int NR = kTileCols<T>;
   int64_t j = j0;
   if (g.b_rows) {
@@ -279,36 +283,22 @@ template <class T> static void wide_panel(const Product<T>& g, int64_t p, int64_
   if (g.finish && p + depth == g.k) g.finish(g.context, 0, j, g.m, kWideCols<T>);
 }
 
-// Pack the tiles of rows [i0, i1), which `panel` will be given as `a`.
+// Pack the tiles of rows [i0, i1) of an A stored by rows, which `panel` will be given as `a`.
 template <class T>
 static void pack_a_tiles(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int64_t i1, T* to) {
-  constexpr int L = kLanes<T>, S = kTileStride<T>;
-  const int64_t m = i1 - i0, tiles = ceil_div(m, kTileRows);
-  if (g.a_rows) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t i = i0 + tile_start(m, tiles, t), rows = i0 + tile_start(m, tiles, t + 1) - i;
-      pack_transpose<T>(depth, g.a + i * g.lda + p, g.lda, rows, S, rows, to + t * S * depth);
-    }
-    return;
-  }
-  for (int64_t t0 = 0; t0 < tiles; t0 += 8) {          // tiles side by side, as in pack_copy_panels
-    const int64_t t1 = least(t0 + 8, tiles);
-    const T* from = g.a + p * g.lda + i0;
-    for (int64_t q = 0; q < depth; ++q, from += g.lda)
-      for (int64_t t = t0; t < t1; ++t) {
-        const int64_t i = tile_start(m, tiles, t);
-        T* o = to + (t * depth + q) * S;
-        __builtin_prefetch(from + 8 * g.lda + i);
-#pragma GCC unroll 8
-        for (int64_t s = 0; s < S; s += L)             // lanes past the tile hold its neighbour and are not used
-          store(o + s, i + s + L <= m ? load(from + i + s) : load_first(from + i + s, most(0, m - i - s)));
-      }
+  constexpr int S = kTileStride<T>;
+  const int64_t tiles = ceil_div(i1 - i0, kTileRows);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t i = i0 + tile_start(i1 - i0, tiles, t), rows = i0 + tile_start(i1 - i0, tiles, t + 1) - i;
+    pack_transpose<T>(depth, g.a + i * g.lda + p, g.lda, rows, S, rows, to + t * S * depth);
   }
 }
 
-template <class T> static int64_t gemm_scratch(const Call& c, int64_t m, int64_t n, int64_t k, bool b_rows) {
+// Bytes of scratch for a Product of these sizes.
+template <class T>
+static int64_t gemm_scratch(const Call& c, int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows) {
   if (m == 0 || n == 0 || k == 0) return 0;
-  return plan_of<T>(m, n, k, b_rows, c.threads).bytes;
+  return plan_of<T>(m, n, k, a_rows, b_rows, c.threads).bytes;
 }
 
 template <class T> static void gemm(const Call& c, const Product<T>& g) {
@@ -321,12 +311,12 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
     }
     return;
   }
-  const Plan s = plan_of<T>(g.m, g.n, g.k, g.b_rows, c.threads);
-  Call one = c;
-  if (double(g.m) * double(g.n) * double(g.k) < 1e6) one.threads = 1;
+  const Plan s = plan_of<T>(g.m, g.n, g.k, g.a_rows, g.b_rows, c.threads);
+  Call call = c;
+  if (s.serial) call.threads = 1;
 
   if (s.simple) {
-    parallel(one, ceil_div(g.n, s.cols), [&](int64_t task, int worker) {
+    parallel(call, ceil_div(g.n, s.cols), [&](int64_t task, int worker) {
       T* packed = reinterpret_cast<T*>(static_cast<char*>(c.scratch) + worker * s.worker_bytes);
       const int64_t j0 = task * s.cols, j1 = least(j0 + s.cols, g.n);
       for (int64_t p = 0; p < g.k; p += kDepth) {
@@ -352,7 +342,8 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
   for (int64_t i0 = 0; i0 < g.m; i0 += super_rows)
     for (int64_t j0 = 0; j0 < g.n; j0 += super_cols)
       for (int64_t p = 0; p < g.k; p += kDepth) {
-        const int64_t depth = least(kDepth, g.k - p), i1 = least(i0 + super_rows, g.m), j1 = least(j0 + super_cols, g.n);
+        const int64_t depth = least(kDepth, g.k - p);
+        const int64_t i1 = least(i0 + super_rows, g.m), j1 = least(j0 + super_cols, g.n);
         const int64_t tiles = ceil_div(i1 - i0, kTileRows), panels = ceil_div(j1 - j0, NR);
         const int64_t row_blocks = ceil_div(i1 - i0, s.rows), col_blocks = ceil_div(j1 - j0, s.cols);
         T *const packed_b = static_cast<T*>(c.scratch), *const packed_a = packed_b + panels * NR * depth;
@@ -362,12 +353,12 @@ template <class T> static void gemm(const Call& c, const Product<T>& g) {
 
         constexpr int64_t group = 8;                       // panels of B per packing task
         const int64_t b_tasks = ceil_div(panels, group);
-        parallel(one, b_tasks + (s.pack_a ? row_blocks : 0), [&](int64_t task, int) {
+        parallel(call, b_tasks + (s.pack_a ? row_blocks : 0), [&](int64_t task, int) {
           const int64_t r = task - b_tasks, j = j0 + task * group * NR;
           if (r >= 0) pack_a_tiles(g, p, depth, row_of(r), row_of(r + 1), a_of(r));
           else pack_b_panels(g, p, depth, j, least(j + group * NR, j1), packed_b + (j - j0) * depth);
         });
-        parallel(one, row_blocks * col_blocks, [&](int64_t task, int) {
+        parallel(call, row_blocks * col_blocks, [&](int64_t task, int) {
           const int64_t r = task / col_blocks, first = j0 + task % col_blocks * s.cols, end = least(first + s.cols, j1);
           const T* a = s.pack_a ? a_of(r) : nullptr;
           for (int64_t j = first; j < end; j += NR)

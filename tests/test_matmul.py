@@ -1,8 +1,10 @@
 """What the generated tests of the matrix products do not see: blocking, batches, degenerate sizes, the epilogue.
 
 The shapes are chosen so that every way of the blocked product is taken: in place, packed on the fly, packed ahead,
-several blocks of the contracted index, ragged edges. Seen to fail: with the block sums added in another order for few
-rows, with the epilogue applied before the last block, with one row too many in the edge tile.
+several blocks of the contracted index, ragged edges.
+
+Seen to fail: with the last product of each element added separately for few rows, with the epilogue applied after the
+first block of the contracted index, with the last column of a ragged tile left out, with tiles packed for other rows.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ SHAPES = [  # rows, d, o
     (9, 3, 2000),
     (3080, 5, 40),
     (20, 4, 3110),
+    (1600, 10, 530),
 ]
 
 

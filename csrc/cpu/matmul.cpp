@@ -10,13 +10,13 @@ namespace {
 // ---- shapes: x (n, d), w (d, o), g (n, o) ---------------------------------------------------------------------------
 
 template <class T> int64_t matmul_bytes(const Call& c) {
-  return gemm_scratch<T>(c, rows(c.in[0]), c.in[1].shape[1], c.in[1].shape[0], true);
+  return gemm_scratch<T>(c, rows(c.in[0]), c.in[1].shape[1], c.in[1].shape[0], true, true);
 }
 template <class T> int64_t matmul_dx_bytes(const Call& c) {
-  return gemm_scratch<T>(c, rows(c.in[0]), c.in[1].shape[0], c.in[1].shape[1], false);
+  return gemm_scratch<T>(c, rows(c.in[0]), c.in[1].shape[0], c.in[1].shape[1], true, false);
 }
 template <class T> int64_t matmul_dw_bytes(const Call& c) {
-  return gemm_scratch<T>(c, last(c.in[0]), last(c.in[1]), rows(c.in[0]), true);
+  return gemm_scratch<T>(c, last(c.in[0]), last(c.in[1]), rows(c.in[0]), false, true);
 }
 
 template <class T> inline Product<T> forward(const Call& c, T* to) {

@@ -104,6 +104,7 @@ def test_shorter_arrays_are_prefixes(name: str, dtype: str) -> None:
     for n in [*range(300), 16383, 16385, 65535, 65536, 65537, 65540]:
         np.testing.assert_array_equal(draw(5, n, dtype), whole[:n])
     np.testing.assert_array_equal(draw(5, (70, 10, 100), dtype).reshape(-1), whole)
+    np.testing.assert_array_equal(getattr(ops, name)(random.key(5), shape=7, dtype=dtype), whole[:7])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -20,7 +20,7 @@ import numpy as np
 from .. import diffusion, io, nn, ops, optim
 from ..data.batches import batches
 from ..random import Stream, seed_from
-from .estimator import DivergedError, Estimator, NotFittedError, check_count, check_data, check_labels
+from .estimator import DivergedError, Estimator, NotFittedError, check_count, check_data, check_labels, check_real
 
 __all__ = ["Diffusion"]
 
@@ -86,6 +86,11 @@ class Diffusion(Estimator):
         labels = None if y is None else check_labels("Diffusion.fit", y, len(X))
         for name in ("width", "blocks", "epochs", "batch_size"):
             check_count("Diffusion", name, getattr(self, name))
+        infinity = math.inf
+        for name, low, high in (
+            ("learning_rate", 0, infinity), ("ema_decay", 0, 1), ("p_mean", -infinity, infinity), ("p_std", 0, infinity)
+        ):
+            check_real("Diffusion", name, getattr(self, name), low, high)
         self._steps()  # refuse a bad sampler before training, not after
         seed = seed_from(self.random_state)
 

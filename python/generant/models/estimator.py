@@ -7,12 +7,14 @@ importing it.
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 import operator
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DivergedError", "Estimator", "NotFittedError", "check_count", "check_data", "check_labels"]
+__all__ = ["DivergedError", "Estimator", "NotFittedError", "check_count", "check_data", "check_labels", "check_real"]
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -64,9 +66,21 @@ def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
     return count
 
 
+def check_real(where: str, name: str, value: Any, low: float, high: float) -> float:
+    """value as a float, or an error if it is not a finite number in [low, high]."""
+    if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__} {value!r}")
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{where}: {name} must lie in [{low:g}, {high:g}], got {value}")
+    return float(value)
+
+
 def check_data(where: str, X: Any) -> np.ndarray:
     """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite."""
-    x = np.asarray(X)
+    try:
+        x = np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"{where}: X must be a rectangular array of numbers: {error}") from None
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{where}: X must hold real numbers, got dtype {x.dtype}; convert it with .astype(float) first")
     if x.ndim < 2:

@@ -212,6 +212,8 @@ class Row(Op):
         for name, options in self.choices.items():
             if given[name] not in options:
                 raise ValueError(f"{self.name}: {name} must be one of {', '.join(options)}, got {given[name]!r}")
+        if isinstance(given.get("shape"), int):
+            given["shape"] = (given["shape"],)
         dtype = self.spec.float_type(arrays)
         if "dtype" in given:
             dtype = _float_dtype(self.name, given.pop("dtype"))

@@ -70,7 +70,7 @@ def check_real(where: str, name: str, value: Any, low: float, high: float) -> fl
     """value as a float, or an error if it is not a finite number in [low, high]."""
     if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__} {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (math.isfinite(value) and low <= float(value) <= high):
         raise ValueError(f"{where}: {name} must lie in [{low:g}, {high:g}], got {value}")
     return float(value)
 

@@ -212,7 +212,7 @@ step_sanitizers() { # the kernel tests under AddressSanitizer and UndefinedBehav
   tools_environment
   test_environment
   local python=$work/test/bin/python
-  PATH=$work/tools/bin:$PATH cmake -G Ninja -S "$src" -B "$work/asan" -DSKBUILD_PROJECT_VERSION=0 -DCMAKE_BUILD_TYPE=Release \
+  PATH=$work/tools/bin:$PATH cmake -G Ninja -S "$src" -B "$work/asan" -DCMAKE_BUILD_TYPE=Release \
     -DGENERANT_SANITIZE=address,undefined -Dpybind11_DIR="$("$work/tools/bin/python" -m pybind11 --cmakedir)" \
     -DPython_EXECUTABLE="$python" >"$work/asan.log" || { cat "$work/asan.log"; return 1; }
   "$work/tools/bin/ninja" -C "$work/asan" --quiet

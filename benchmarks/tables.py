@@ -86,11 +86,12 @@ def table(results: dict) -> str:
     """The README's table of one result file."""
     m, settings = results["machine"], results["settings"]
     dates = sorted({e["date"] for e in results["cases"].values()})
+    rounds = sorted({len(c["seconds"]) for e in results["cases"].values() for c in e["contenders"].values()} - {0})
     versions = ", ".join(f"{package} {v}" for package, v in m["versions"].items())
     lines = [
         f"{m['cpu']} (family/model {m['family']}), {m['cores']} cores, {', '.join(m['isa'])}; {m['system']};",
         f"Python {m['python']}, {versions}; " + ", ".join(f"{k} {v}" for k, v in results["config"].items()) + ".",
-        f"{settings['threads']} threads for everyone, medians of {settings['rounds']} rounds, {dates[-1]}.",
+        f"{settings['threads']} threads for everyone, medians of {' or '.join(map(str, rounds))} rounds, {dates[-1]}.",
         "2x: the rival takes twice our time. Memory: the peak of one warm call, its result included. Peak: the rate",
         "measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy).",
         "",

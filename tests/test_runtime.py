@@ -1,6 +1,8 @@
 """The way from Python to a kernel: launch, the Runner's memo, the caching pool, and what a call may cost.
 
 Costs are counted in calls, never timed: a test that times is a test that fails on a busy machine.
+Seen to fail: with the memo never hit, with attributes of other types taken for equal, with a pool that keeps what it
+hands out.
 """
 
 from __future__ import annotations

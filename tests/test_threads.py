@@ -1,4 +1,7 @@
-"""The thread pool under fire: fork, many Python threads, nesting, limits; and that results never depend on it."""
+"""The thread pool under fire: fork, many Python threads, nesting, limits; and that results never depend on it.
+
+Seen to fail: with the fork handler taken out of csrc/threads.cpp.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import pytest
 
 import generant
 from generant import ops
+from generant.ops import _dispatch
 
 
 def normal(*shape, dtype="float32", stream=0):
@@ -197,10 +201,11 @@ def test_fork_after_use(threads, how):
                 code = 1
                 try:
                     same = all(np.array_equal(ops.matmul(a, b), wanted) for _ in range(3))
-                    code = 0 if same else 2
+                    own_workers = _dispatch.backend() != "native" or len(os.listdir("/proc/self/task")) > 1
+                    code = 0 if same and own_workers else 2
                 finally:
                     os._exit(code)
-            assert wait_for(pid, 60) == 0, "the child hung, crashed or got another result"
+            assert wait_for(pid, 60) == 0, "the child hung, crashed, got another result or ran on one thread"
     finally:
         stop.set()
         if how == "busy":

@@ -335,3 +335,20 @@ def test_an_output_that_cannot_be_allocated_is_a_memory_error(native):
         ops.expand(ones(1), shape=(1 << 25, 1 << 25))
     with pytest.raises((MemoryError, ValueError)):
         ops.expand(ones(1), shape=(1 << 40, 1 << 40))
+
+
+def test_an_op_without_a_kernel_is_checked_once_per_combination(monkeypatch) -> None:
+    """Repeated calls find their plan; another shape, attribute or attribute type is checked anew."""
+    op, seen = ops.slice_axis, []
+    plan = type(op).plan
+    monkeypatch.setattr(type(op), "plan", lambda self, *a, **k: (seen.append(self.name), plan(self, *a, **k))[1])
+    monkeypatch.setattr(op, "_plans", {})
+    x = np.arange(12.0).reshape(3, 4)
+    for _ in range(3):
+        np.testing.assert_array_equal(ops.slice_axis(x, start=1, stop=3), x[:, 1:3])
+    assert len(seen) == 1
+    ops.slice_axis(x, start=0, stop=3)
+    ops.slice_axis(x.T.copy(), start=1, stop=3)
+    assert len(seen) == 3
+    ops.slice_axis(x, start=True, stop=3)
+    assert len(seen) == 4

@@ -24,6 +24,9 @@ __all__ = ["TABLE", "Row", "bilinear_triple", "fused", "linear_pair", "op", "rul
 MAX_DIMS = 6  # kMaxDims of csrc/kernel.h
 
 
+MEMO = 64  # combinations of shapes and attributes remembered per op, as in csrc/bind.cpp
+
+
 class Plan(NamedTuple):
     """A checked combination of shapes, dtypes and attributes."""
 
@@ -48,6 +51,7 @@ class Row(Op):
         self.sizes, self.cases, self.domain = options["sizes"], options["attrs"], options["domain"]
         self.caches: int = options["caches"]
         self.has_kernel: bool = options["native"]
+        self._plans: dict[tuple, Plan] = {}
         self.keywords = [p for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.n_arrays = len(self.spec.inputs)
         n_public = len(self.spec.outputs) - self.caches
@@ -116,7 +120,7 @@ class Row(Op):
         def again(every: bool, xs: tuple, attrs: dict) -> tuple:
             if any(x is not None and x.dtype == np.longdouble for x in xs):
                 return self._run_definition(every, xs, attrs)
-            self.plan(xs, attrs, every)  # what the runner would hand back here fails with a message instead
+            self._remembered_plan(xs, attrs, every)  # what the runner would hand back here fails with a message instead
             outs = runner(*xs, **attrs)
             return outs if every else (outs,) if self.n_public == 1 else outs or ()
 
@@ -175,7 +179,7 @@ class Row(Op):
     def _run_numba(self, every: bool, xs: tuple, attrs: dict) -> tuple:
         if any(x is not None and x.dtype == np.longdouble for x in xs):
             return self._run_definition(every, xs, attrs)
-        plan = self.plan(xs, attrs, every)
+        plan = self._remembered_plan(xs, attrs, every)
         self._check_values(*xs, **attrs)
         outs = tuple([None if o is None else np.empty(o[1], o[0]) for o in plan.outputs])
         twins: Any = _dispatch.numba_kernels()
@@ -184,7 +188,7 @@ class Row(Op):
         return outs
 
     def _run_definition(self, every: bool, xs: tuple, attrs: dict) -> tuple:
-        plan = self.plan(xs, attrs, every)
+        plan = self._remembered_plan(xs, attrs, every)
         self._check_values(*xs, **attrs)
         dtype = {"dtype": plan.dtype.name} if "dtype" in self.__signature__.parameters else {}
         made = self.definition(*xs, **plan.attrs, **dtype)
@@ -197,6 +201,22 @@ class Row(Op):
         )
 
     # ---- checking ----
+
+    def _remembered_plan(self, xs: tuple, attrs: dict[str, Any], every: bool) -> Plan:
+        """`plan`, worked out once per combination: what the native Runner's memo is to kernels. attrs are plain values;
+        their types are part of the key, because True is not 1 to a check."""
+        key = (
+            every,
+            tuple([None if x is None else (x.dtype, x.shape) for x in xs]),
+            tuple([(name, type(value), value) for name, value in attrs.items()]),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self.plan(xs, attrs, every)
+            if len(self._plans) >= MEMO:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
 
     def plan(self, xs: Sequence[Any], attrs: dict[str, Any], every: bool = True) -> Plan:
         """Check arrays and attributes; the float type, the complete attributes and the outputs to allocate."""

@@ -87,11 +87,13 @@ def table(results: dict) -> str:
     m, settings = results["machine"], results["settings"]
     dates = sorted({e["date"] for e in results["cases"].values()})
     rounds = sorted({len(c["seconds"]) for e in results["cases"].values() for c in e["contenders"].values()} - {0})
+    loads = sorted(e["load"] for e in results["cases"].values())
     versions = ", ".join(f"{package} {v}" for package, v in m["versions"].items())
     lines = [
         f"{m['cpu']} (family/model {m['family']}), {m['cores']} cores, {', '.join(m['isa'])}; {m['system']};",
         f"Python {m['python']}, {versions}; " + ", ".join(f"{k} {v}" for k, v in results["config"].items()) + ".",
-        f"{settings['threads']} threads for everyone, medians of {' or '.join(map(str, rounds))} rounds, {dates[-1]}.",
+        f"{settings['threads']} threads for everyone, medians of {' or '.join(map(str, rounds))} rounds, {dates[-1]};",
+        f"load average before a case {loads[0]:.1f} to {loads[-1]:.1f}, which the cases before it raise.",
         "2x: the rival takes twice our time. Memory: the peak of one warm call, its result included. Peak: the rate",
         "measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy).",
         "",

@@ -1,7 +1,7 @@
 """Differentiation: nesting, penalties, memory, and what a traced array refuses.
 
-Seen to fail: with dw's arguments swapped in bilinear_triple, with `put` overwriting instead of adding, and with the
-trace left open after vjp.
+Seen to fail: with dw's arguments swapped in bilinear_triple, with `pull` overwriting a gradient instead of adding to
+it, and with the trace left open after vjp.
 """
 
 from __future__ import annotations
@@ -226,8 +226,9 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
         op.run = lambda *a, _o=original, _n=name, **k: (calls.append(_n), _o(*a, **k))[1]
     try:
         w, x = normal(5, 3), X
-        value_and_grad(lambda w: ops.sum(ops.matmul(x, w)))(w)
+        _, g = value_and_grad(lambda w: ops.sum(ops.matmul(x, w)))(w)
         assert calls == ["matmul_dw"]
+        np.testing.assert_allclose(g, x.T @ np.ones((6, 3)), rtol=1e-13)
     finally:
         for name in ("matmul_dx", "matmul_dw"):
             getattr(ops, name)._choose()

@@ -1,7 +1,6 @@
 """Files appear whole or not at all, and what is not ours is refused with one error that names the file.
 
-Seen to fail: with the rename before the fsync left out of the except clause (a temporary file stayed), with the digest
-not compared.
+Seen to fail: with the temporary file left behind after an error, with the digest not compared.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 For every op, case, size and float type: the active backend agrees with the definition evaluated in long double (it may
 err at most twice as much as the definition evaluated plainly in the same precision), changes none of its inputs, gives
 the same bits for any number of threads, and its first and second derivatives agree with finite differences.
-Seen to fail: with tanh's kernel replaced by x, with matmul_dw's rule operands swapped, with a kernel writing into x.
+Seen to fail: with tanh's Numba twin replaced by x, with that twin writing into x, with dw's arguments swapped in
+bilinear_triple.
 """
 
 from __future__ import annotations

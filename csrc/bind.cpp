@@ -452,6 +452,7 @@ PYBIND11_MODULE(_native, m) {
   }, "An uninitialised array from the caching pool.");
   m.def("get_num_threads", &generant_get_num_threads);
   m.def("set_num_threads", &generant_set_num_threads);
+  m.def("limit_threads", &generant_limit_threads);
   m.def("trim", [] { block_pool.trim(); }, "Give cached memory back to the system.");
   m.def("cached_bytes", [] { return block_pool.cached(); }, "Bytes the caching pool holds for reuse.");
 

@@ -10,6 +10,7 @@
 #include <math.h>
 #include "parallel.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace {
 
@@ -65,12 +66,12 @@ template <class T> inline vec<T> lane_numbers() {
 
 // ---- 2^x for kernel values ----------------------------------------------------------------------------------------
 
-// 2^t for t <= 0, 1 ulp, exactly 1 at 0; NaN stays NaN. Without AVX-512 results below 2^-125 are not resolved.
+// 2^t for t <= 0, 1 ulp, exactly 1 at 0 and 0 at -inf; NaN stays NaN. Without AVX-512 results below 2^-126.5 are 0.
 inline vf exp2_negative(vf t) {
 #if defined(__AVX512F__)
   const vf r = _mm512_reduce_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  const vf low = broadcast(-125.0f), magic = broadcast(0x1.8p23f);
+  const vf low = broadcast(-127.0f), magic = broadcast(0x1.8p23f);
   t = t < low ? low : t;
   const vf z = t + magic, r = t - (z - magic);
 #endif
@@ -85,16 +86,19 @@ inline vf exp2_negative(vf t) {
   return p * (vf)(((vmask<float>)z << 23) + 0x3f800000);
 #endif
 }
-inline vd exp2_negative(vd t) {                      // Taylor to degree 13 on |r| <= 1/2: 2 ulp
-  const vd low = broadcast(-1021.0), magic = broadcast(0x1.8p52);
-  t = t < low ? low : t;
-  const vd z = t + magic, r = (t - (z - magic)) * broadcast(0x1.62e42fefa39efp-1);
+inline vd exp_near_0(vd r) {                         // e^r, |r| <= log(2) / 2, by Taylor to degree 13: 2 ulp
   vd p = broadcast(1.0 / 6227020800.0);
   constexpr double c[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
                           1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
 #pragma GCC unroll 16
   for (double a : c) p = fma(p, r, broadcast(a));
-  return p * (vd)(((vmask<double>)z << 52) + 0x3ff0000000000000ll);
+  return p;
+}
+inline vd exp2_negative(vd t) {
+  const vd low = broadcast(-1023.0), magic = broadcast(0x1.8p52);
+  t = t < low ? low : t;
+  const vd z = t + magic, r = (t - (z - magic)) * broadcast(0x1.62e42fefa39efp-1);
+  return exp_near_0(r) * (vd)(((vmask<double>)z << 52) + 0x3ff0000000000000ll);
 }
 
 // ---- exact distances ---------------------------------------------------------------------------------------------
@@ -135,19 +139,34 @@ inline double square_distance(const double* x, const double* y, int64_t d) {
 // packed[k][W] = rows[begin + i][k] - centre[k] for i < count, 0 above; centre may be null.
 template <int W, class T>
 inline void pack(const T* rows, int64_t begin, int64_t count, int64_t d, const T* centre, T* packed) {
-  constexpr int64_t step = 64;                       // a strip of the panel stays in L1 while rows are read
-  for (int64_t k0 = 0; k0 < d; k0 += step) {
-    const int64_t k1 = k0 + step < d ? k0 + step : d;
-    for (int64_t i = 0; i < W; ++i) {
-      T* to = packed + i;
-      if (i >= count)
-        for (int64_t k = k0; k < k1; ++k) to[k * W] = 0;
-      else if (const T* from = rows + (begin + i) * d; centre)
-        for (int64_t k = k0; k < k1; ++k) to[k * W] = from[k] - centre[k];
-      else
-        for (int64_t k = k0; k < k1; ++k) to[k * W] = from[k];
+  constexpr int lanes = kLanes<T>;
+  const int64_t squares = d >= lanes / 2 ? d : 0;    // with few coordinates most of a square would be empty
+  for (int64_t i0 = 0; i0 < W; i0 += lanes) {
+    const int width = W - i0 < lanes ? int(W - i0) : lanes;
+    for (int64_t k = 0; k < squares; k += lanes) {
+      const int64_t left = d - k < lanes ? d - k : lanes;
+      const vec<T> mean = !centre ? vec<T>{} : left == lanes ? load(centre + k) : load_first(centre + k, left);
+      vec<T> r[lanes];
+#pragma GCC unroll 16
+      for (int s = 0; s < lanes; ++s) {
+        if (s >= width || i0 + s >= count) {
+          r[s] = vec<T>{};
+          continue;
+        }
+        const T* from = rows + (begin + i0 + s) * d + k;
+        r[s] = (left == lanes ? load(from) : load_first(from, left)) - mean;
+      }
+      transpose<T>(r);
+      T* to = packed + k * W + i0;
+#pragma GCC unroll 16
+      for (int s = 0; s < lanes; ++s)
+        if (s < left) width == lanes ? store(to + s * W, r[s]) : store_first(to + s * W, r[s], width);
     }
   }
+  if (squares) return;
+  for (int64_t i = 0; i < W; ++i)
+    for (int64_t k = 0; k < d; ++k)
+      packed[k * W + i] = i < count ? rows[(begin + i) * d + k] - (centre ? centre[k] : T(0)) : T(0);
 }
 
 // sides[i] = side(|row|^2, row, W, begin + i) for W packed rows; the norm is summed in float64, and `side` may change
@@ -163,8 +182,11 @@ template <int W, class T, class F> inline void pack_sides(T* packed, int64_t beg
 
 template <class T> struct Tile { vec<T> at[kTileRows][2]; };
 
-// at[r][..] += sum_k of (x - y)^2, or of x y. a is [d][kTileRows], b is [d][kTileColumns].
-template <bool kDifference, class T>
+// What a pair of rows is reduced to.
+enum Form { kInner, kSquare, kManhattan };           // sum_k of x y, (x - y)^2, |x - y|
+
+// at[r][..] += sum_k of kForm. a is [d][kTileRows], b is [d][kTileColumns].
+template <int kForm, class T>
 __attribute__((always_inline)) inline void accumulate(Tile<T>& tile, const T* a, const T* b, int64_t d) {
   constexpr int lanes = kLanes<T>;
   vec<T> s[kTileRows][2];
@@ -175,7 +197,10 @@ __attribute__((always_inline)) inline void accumulate(Tile<T>& tile, const T* a,
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
       const vec<T> x = broadcast(a[r]);
-      if constexpr (kDifference) {
+      if constexpr (kForm == kManhattan) {
+        s[r][0] += vabs(x - b0);
+        s[r][1] += vabs(x - b1);
+      } else if constexpr (kForm == kSquare) {
         const vec<T> u = x - b0, v = x - b1;
         s[r][0] = fma(u, u, s[r][0]);
         s[r][1] = fma(v, v, s[r][1]);
@@ -187,6 +212,23 @@ __attribute__((always_inline)) inline void accumulate(Tile<T>& tile, const T* a,
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kTileRows; ++r) tile.at[r][0] = s[r][0], tile.at[r][1] = s[r][1];
+}
+
+// The same over d > kSlab coordinates: a slab of a panel stays in the first cache while tiles of x pass by. The sum of
+// each slab starts from zero, which costs nothing and loses fewer digits.
+constexpr int64_t kSlab = 256;
+
+template <class T> inline void add_tile(Tile<T>& tile, const Tile<T>& more) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kTileRows; ++r) tile.at[r][0] += more.at[r][0], tile.at[r][1] += more.at[r][1];
+}
+
+template <int kForm, class T>
+__attribute__((noinline)) void accumulate_slab(Tile<T>& tile, const T* a, const T* b, int64_t d, bool first) {
+  Tile<T> sum = {};
+  accumulate<kForm>(sum, a, b, d);
+  if (first) tile = sum;
+  else add_tile(tile, sum);
 }
 
 // ---- shapes, phases and scratch ----------------------------------------------------------------------------------
@@ -204,6 +246,31 @@ struct Carve {
 
 constexpr int kCentreBlocks = 16;
 
+// centre[k]: the mean of coordinate k over all rows of x and, unless y is x, of y; 0 where that is not finite. sums has
+// room for 2 kCentreBlocks d.
+template <class T>
+inline void common_mean(const Call& c, const T* x, int64_t n, const T* y, int64_t m, int64_t d, double* sums,
+                        T* centre) {
+  const int sets = x == y ? 1 : 2;
+  const int64_t longest = sets == 2 && m > n ? m : n;
+  const int parts = longest < 64 * kCentreBlocks ? int(ceil_div(longest, 64)) : kCentreBlocks;
+  parallel(c, sets * parts, [&](int64_t t, int) {
+    const T* rows = t < parts ? x : y;
+    const int64_t count = t < parts ? n : m, part = ceil_div(count, parts);
+    const int64_t begin = t % parts * part, end = begin + part < count ? begin + part : count;
+    double* s = sums + t * d;
+    for (int64_t k = 0; k < d; ++k) s[k] = 0;
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t k = 0; k < d; ++k) s[k] += double(rows[i * d + k]);
+  });
+  for (int64_t k = 0; k < d; ++k) {
+    double s = 0;
+    for (int t = 0; t < sets * parts; ++t) s += sums[t * d + k];
+    s /= double(sets == 1 ? n : n + m);
+    centre[k] = s - s == 0 ? T(s) : T(0);
+  }
+}
+
 // One call's problem: rows of x in blocks (the tasks), rows of y packed in phases. y == x where y is absent.
 template <class T> struct Pairs {
   const T *x, *y;
@@ -212,45 +279,35 @@ template <class T> struct Pairs {
   int64_t blocks, panels, phase_panels;
   T *packed_y, *packed_x, *centre;                   // one phase of y; one block of x per worker
   T *sides_y, *sides_x;                              // what each packed row adds to its tile: its norm, see pack_sides
+  T *lows_y, *lows_x;                                // the same in more digits: what tiles start from (kernel_sum.h)
   double* sums;
 
-  Pairs(const Call& c, bool distances, Carve& scratch) {
+  // distances: not inner products. most_columns of y are packed at a time; inner products are of centred rows.
+  Pairs(const Call& c, bool distances, Carve& scratch, int64_t most_columns = int64_t(1) << 40, bool centred = true) {
     self = c.in[1].data == nullptr;
     x = in<T>(c, 0), y = self ? x : in<T>(c, 1);
     n = c.in[0].shape[0], d = c.in[0].shape[1], m = self ? n : c.in[1].shape[0];
     gemm = !distances || d > kDifferenceDims;
     blocks = ceil_div(n, kBlockRows), panels = ceil_div(m, kTileColumns<T>);
     const int64_t panel_bytes = (d > 0 ? d : 1) * kTileColumns<T> * int64_t(sizeof(T));
-    phase_panels = kPanelBytes / panel_bytes > 1 ? kPanelBytes / panel_bytes : 1;
+    phase_panels = (d > kSlab ? 2 : 1) * kPanelBytes / panel_bytes;   // every phase packs all of x again
+    if (phase_panels > most_columns / kTileColumns<T>) phase_panels = most_columns / kTileColumns<T>;
+    if (phase_panels < 1) phase_panels = 1;
     if (phase_panels > panels) phase_panels = panels;
     const int64_t workers = c.threads > 1 ? c.threads : 1;
     packed_y = scratch.take<T>(phase_panels * kTileColumns<T> * d);
     packed_x = scratch.take<T>(workers * kBlockRows * d);
     sides_y = scratch.take<T>(phase_panels * kTileColumns<T>);
     sides_x = scratch.take<T>(workers * kBlockRows);
-    centre = scratch.take<T>(gemm ? d : 0);
-    sums = scratch.take<double>(gemm ? 2 * kCentreBlocks * d : 0);
-    if (!gemm) centre = nullptr;
+    lows_y = scratch.take<T>(phase_panels * kTileColumns<T>);
+    lows_x = scratch.take<T>(workers * kBlockRows);
+    centred = centred && gemm;
+    centre = scratch.take<T>(centred ? d : 0);
+    sums = scratch.take<double>(centred ? 2 * kCentreBlocks * d : 0);
+    if (!centred) centre = nullptr;
   }
 
-  // The mean of all rows of x and y; a coordinate whose mean is not finite is left where it is.
-  void find_centre(const Call& c) const {
-    parallel(c, 2 * kCentreBlocks, [&](int64_t t, int) {
-      const T* rows = t < kCentreBlocks ? x : y;
-      const int64_t count = t < kCentreBlocks ? n : m, part = ceil_div(count, kCentreBlocks);
-      const int64_t begin = t % kCentreBlocks * part, end = begin + part < count ? begin + part : count;
-      double* s = sums + t * d;
-      for (int64_t k = 0; k < d; ++k) s[k] = 0;
-      for (int64_t i = begin; i < end; ++i)
-        for (int64_t k = 0; k < d; ++k) s[k] += double(rows[i * d + k]);
-    });
-    for (int64_t k = 0; k < d; ++k) {
-      double s = 0;
-      for (int t = 0; t < 2 * kCentreBlocks; ++t) s += sums[t * d + k];
-      s /= double(n + m);
-      centre[k] = s - s == 0 ? T(s) : T(0);
-    }
-  }
+  void find_centre(const Call& c) const { common_mean(c, x, n, y, m, d, sums, centre); }
 
   int64_t phases() const { return panels ? ceil_div(panels, phase_panels) : 0; }
   int64_t first_panel(int64_t phase) const { return phase * phase_panels; }

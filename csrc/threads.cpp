@@ -187,6 +187,7 @@ int cgroup_quota() {                   // cores this container may use, rounded 
 }
 
 std::atomic<int> num_threads{0};
+thread_local int thread_limit = 0;     // of calls made by this thread; 0: none of its own
 
 int clamp(int n) { return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n; }
 
@@ -205,7 +206,13 @@ int generant_default_num_threads() {
 extern "C" int generant_get_num_threads() {
   int n = num_threads.load(std::memory_order_relaxed);
   if (n == 0) num_threads.store(n = generant_default_num_threads(), std::memory_order_relaxed);
-  return n;
+  return thread_limit > 0 && thread_limit < n ? thread_limit : n;
+}
+
+int generant_limit_threads(int n) {
+  const int before = thread_limit;
+  thread_limit = n > 0 ? clamp(n) : 0;
+  return before;
 }
 
 extern "C" void generant_set_num_threads(int n) { num_threads.store(clamp(n), std::memory_order_relaxed); }

@@ -6,3 +6,4 @@ __attribute__((visibility("default"))) int generant_get_num_threads();
 __attribute__((visibility("default"))) void generant_set_num_threads(int n);
 }
 int generant_default_num_threads();
+int generant_limit_threads(int n);       // of calls from this thread, 0 lifts it; returns the limit before

@@ -1,190 +1,93 @@
-// All pairs of two point sets: kernel_sum, knn and radius_count, in O(n m d) time and O(n + m) memory.
-//
-// All run the tile of pairwise_tile.h over blocks of rows and differ in what they do with a finished tile: sum a kernel
-// over it (here), or look for lanes that could be among the nearest or inside a ball (neighbours.h).
-#include "../neighbours.h"
-#include "../pairwise_tile.h"
+// Sums of a kernel over all pairs of two point sets: kernel_sum and kernel_row_sums, in O(n m d) time and O(n + m)
+// memory. Tasks are blocks of rows of x; what they sum is merged in block order.
+#include "../kernel_sum.h"
 
 namespace {
 
-// ---- kernel_sum --------------------------------------------------------------------------------------------------
+// Float64 sums of a task: pairs off the diagonal (the upper triangle of x with itself), and on it.
+struct TaskSum { double off, on; };
 
-enum SumAttr { kKernel, kBandwidth, kDegree, kGamma, kCoef0, kCenter, kExcludeDiagonal };
+constexpr int64_t kGroups = 128;                     // tasks of kernel_row_sums, each with column sums of its own
+constexpr int64_t kColumnBytes = int64_t(8) << 20;   // of all those together
 
-// Kernels: value(s, sides) of what the tile computed and the sum of what both rows add to it; `constant`, in float64,
-// is what kernel - center has beyond that value. K::side makes a row's side.
+// Where the work is small it is not worth waking another thread.
+Call enough_threads(const Call& c) {
+  Call call = c;
+  const double m = double(c.in[c.in[1].data ? 1 : 0].shape[0]);
+  if (double(c.in[0].shape[0]) * m * double(c.in[0].shape[1] + 16) < 2e6) call.threads = 1;
+  return call;
+}
 
-// exp(-s / (2 bandwidth^2)) of squared distances s.
-template <class T, bool kGemm> struct Rbf {
-  static constexpr bool kDistances = true, kExpanded = kGemm;
-  T scale, center;
-  double constant;
-  Rbf(const Call& c, const Pairs<T>&) {
-    scale = T(-0.5 * 1.4426950408889634074 / (c.attr[kBandwidth] * c.attr[kBandwidth]));
-    center = T(c.attr[kCenter]);
-    constant = double(center) - c.attr[kCenter];
+bool of_distances(const Call& c) {
+  const int k = int(c.attr[kKernel]);
+  return k != kPolynomial && k != kExpDot && k != kLaplacian;
+}
+
+// What both ops need: points, packed and centred, and room for tiles whose d is long.
+template <class T> struct SumPlan {
+  Call call;
+  Carve scratch;
+  Pairs<T> pairs;
+  Tile<T>* tiles;
+  int64_t parts, groups;                             // of a phase's panels, for kernel_sum; of blocks, for row sums
+  TaskSum* partial;
+  double *columns;
+  T *ones;                                           // weights for the side that has none, where the other has some
+
+  SumPlan(const Call& c, bool rows)
+      : call(enough_threads(c)), scratch{static_cast<char*>(c.scratch)}, pairs(points(call, rows, scratch)) {
+    const Pairs<T>& p = pairs;
+    const int64_t workers = call.threads > 1 ? call.threads : 1;
+    tiles = scratch.take<Tile<T>>(p.d > kSlab ? workers * kSlabPanels * kBlockTiles : 0);
+    parts = rows || p.blocks == 0 ? 1 : ceil_div(20, p.blocks);
+    if (parts > p.phase_panels / kSlabPanels) parts = p.phase_panels / kSlabPanels;
+    if (parts < 1) parts = 1;
+    groups = rows ? (p.blocks < kGroups ? p.blocks : kGroups) : 0;
+    partial = scratch.take<TaskSum>(rows ? groups : p.blocks * parts);
+    columns = scratch.take<double>(groups * p.phase_panels * kTileColumns<T>);
+    ones = nullptr;
+    if (rows) return;
+    const T *u = in<T>(c, 2), *v = p.self ? u : in<T>(c, 3);
+    const int64_t count = !u && v ? p.n : u && !v ? p.m : 0;
+    ones = scratch.take<T>(count);
+    if (ones)
+      for (int64_t i = 0; i < count; ++i) ones[i] = 1;
   }
-  T side(double norm, const T*, int) const { return T(norm); }
-  vec<T> operator()(vec<T> s, vec<T>) const { return exp2_negative(s * scale) - center; }
-};
+  Tile<T>* tiles_of(int worker) const { return tiles + worker * kSlabPanels * kBlockTiles; }
 
-// (gamma <x, y> + coef0)^degree. With x = mu + x', y = mu + y' its base is q + t, q = gamma |mu|^2 + coef0 and
-// t = gamma (<x', y'> + <mu, x'> + <mu, y'>). The value is (q + t)^degree - q^degree as a polynomial in t, so its
-// rounding error is relative to how much kernel values differ, not to how large they are.
-template <class T, int kFixed> struct Polynomial {   // kFixed: the degree, or 0 for any
-  static constexpr bool kDistances = false, kExpanded = true;
-  static constexpr int kMost = 32;
-  T gamma, q, power, factor[kMost + 1];              // factor[m] of t^m
-  int64_t degree, d;
-  const T* mu;
-  double scale, constant;
-  Polynomial(const Call& c, const Pairs<T>& p) : d(p.d), mu(p.centre) {
-    const double g = c.attr[kGamma];
-    scale = g == g ? g : 1.0 / double(d);
-    gamma = T(scale);
-    degree = int64_t(c.attr[kDegree]);
-    long double base = 0;                            // `constant` enters once per pair: its error does not average out
-    for (int64_t k = 0; k < d; ++k) base += static_cast<long double>(mu[k]) * mu[k];
-    base = base * scale + c.attr[kCoef0];
-    q = T(base);
-    long double binomial = 1, powers = 1;            // of degree over m, and of q^(degree - m), from the top down
-    for (int64_t m = degree; m >= 0; --m) {
-      if (m <= kMost) factor[m] = T(binomial * powers);
-      if (m == 0) break;
-      binomial = binomial * m / (degree - m + 1);
-      powers *= base;
-    }
-    power = T(powers);
-    constant = double((degree > kMost ? power : powers) - c.attr[kCenter]);
-  }
-  T side(double, const T* row, int stride) const {
-    double s = 0;
-    for (int64_t k = 0; k < d; ++k) s += double(row[k * stride]) * double(mu[k]);
-    return T(scale * s);
-  }
-  vec<T> operator()(vec<T> s, vec<T> sides) const {
-    const vec<T> t = fma(s, broadcast(gamma), sides);
-    if constexpr (kFixed == 2) return t * (t + factor[1]);
-    if constexpr (kFixed == 3) return t * fma(t, t + factor[2], broadcast(factor[1]));
-    if (degree <= kMost) {
-      vec<T> v = broadcast(factor[degree]);
-      for (int64_t m = degree - 1; m >= 1; --m) v = fma(v, t, broadcast(factor[m]));
-      return v * t;
-    }
-    vec<T> v = broadcast(T(1)), b = t + q;
-    for (int64_t e = degree; e > 0; e >>= 1, b = b * b)
-      if (e & 1) v = v * b;
-    return v - power;
+ private:
+  // L1 distances are differences whatever d is: no inner products, no centre.
+  static Pairs<T> points(const Call& c, bool rows, Carve& scratch) {
+    const int64_t blocks = ceil_div(c.in[0].shape[0], kBlockRows), groups = blocks < kGroups ? blocks : kGroups;
+    const int64_t most = rows && groups ? kColumnBytes / 8 / groups : int64_t(1) << 40;
+    const bool centred = c.attr[kKernel] != kLaplacian && c.attr[kKernel] != kExpDot;
+    return Pairs<T>(c, of_distances(c), scratch, most, centred);
   }
 };
 
-// A pair is measured again from the raw rows where |x - y|^2 < kNear (|x|^2 + |y|^2): there cancellation has cost more
-// than two of float32's seven digits.
-constexpr double kNear = 1.0 / 64;
-
-template <class T>
-__attribute__((noinline)) void measure_again(vec<T>& s, uint32_t lanes, const Pairs<T>& p, int64_t i, int64_t j0) {
-  T at[kLanes<T>];
-  store(at, s);
-  for (; lanes; lanes &= lanes - 1) {
-    const int64_t l = __builtin_ctz(lanes), j = j0 + l;
-    at[l] = j < p.m ? T(square_distance(p.x + i * p.d, p.y + j * p.d, p.d)) : T(0);
-  }
-  s = load(at);
+template <class T> int64_t kernel_sum_scratch(const Call& c) {
+  Call counting = c;
+  counting.scratch = nullptr;
+  return SumPlan<T>(counting, false).scratch.used;
+}
+template <class T> int64_t kernel_row_sums_scratch(const Call& c) {
+  Call counting = c;
+  counting.scratch = nullptr;
+  return SumPlan<T>(counting, true).scratch.used;
 }
 
-// Float64 sums of a block: pairs off the diagonal (upper triangle only for x with itself), and on it.
-struct BlockSum { double pairs, diagonal; };
-
-inline void add_lanes(vd (&total)[2], vf v) {
-  float at[kLanes<float>];
-  store(at, v);
-  typedef float half __attribute__((vector_size(kVectorBytes / 2), aligned(4), may_alias));
-  total[0] += __builtin_convertvector(*reinterpret_cast<const half*>(at), vd);
-  total[1] += __builtin_convertvector(*reinterpret_cast<const half*>(at + kLanes<double>), vd);
-}
-inline void add_lanes(vd (&total)[2], vd v) { total[0] += v; }
-
-template <class T, class K, bool kWeighted>
-BlockSum sum_block(const Pairs<T>& p, const K& kernel, const T* wx, const T* wy, bool diagonal, int64_t block,
-                   int64_t phase, const T* packed, const T* sides) {
-  constexpr int lanes = kLanes<T>, columns = kTileColumns<T>;
-  const vec<T> number = lane_numbers<T>();
-  vd pairs[2] = {}, on[2] = {};
-  const int64_t i0 = block * kBlockRows, i1 = i0 + kBlockRows < p.n ? i0 + kBlockRows : p.n;
-  int64_t panel = p.first_panel(phase);
-  const int64_t last = p.last_panel(phase);
-  if (p.self && i0 / columns > panel) panel = i0 / columns;
-  for (; panel < last; ++panel) {
-    const int64_t j0 = panel * columns;
-    const T* b = p.packed_y + (panel - p.first_panel(phase)) * columns * p.d;
-    const T* side = p.sides_y + (panel - p.first_panel(phase)) * columns;
-    for (int64_t i = i0; i < i1; i += kTileRows) {
-      if (p.self && j0 + columns <= i) break;
-      Tile<T> tile = {};
-      accumulate<K::kDistances && !K::kExpanded>(tile, packed + (i - i0) * p.d, b, p.d);
-      const int64_t count = i1 - i < kTileRows ? i1 - i : kTileRows;
-      const vec<T> s0 = load(side), s1 = load(side + lanes);
-      if constexpr (K::kDistances && K::kExpanded) {
-        for (int64_t r = 0; r < count; ++r) {
-          const T norm = sides[i - i0 + r];
-          const vec<T> both0 = norm + s0, both1 = norm + s1;
-          vec<T>& v0 = tile.at[r][0];
-          vec<T>& v1 = tile.at[r][1];
-          v0 = fma(v0, broadcast(T(-2)), both0);
-          v1 = fma(v1, broadcast(T(-2)), both1);
-          const uint32_t near0 = lanes_not_above(v0, both0 * T(kNear)), near1 = lanes_not_above(v1, both1 * T(kNear));
-          if (__builtin_expect(near0 | near1, 0)) {
-            measure_again(v0, near0, p, i + r, j0);
-            measure_again(v1, near1, p, i + r, j0 + lanes);
-          }
-        }
-      }
-      vec<T> w0{}, w1{};
-      if constexpr (kWeighted) {
-        w0 = load_first(wy + j0, p.m - j0 < lanes ? p.m - j0 : lanes);
-        if (p.m - j0 > lanes) w1 = load_first(wy + j0 + lanes, p.m - j0 < columns ? p.m - j0 - lanes : lanes);
-      }
-      const bool whole = count == kTileRows && j0 + columns <= p.m && !(p.self && j0 < i + kTileRows);
-      vec<T> sum0{}, sum1{};
-      if (__builtin_expect(whole, 1)) {
-#pragma GCC unroll 16
-        for (int r = 0; r < kTileRows; ++r) {
-          const T own = sides[i - i0 + r];
-          const vec<T> v0 = kernel(tile.at[r][0], own + s0), v1 = kernel(tile.at[r][1], own + s1);
-          if constexpr (kWeighted) {
-            sum0 = fma(broadcast(wx[i + r]), v0 * w0 + v1 * w1, sum0);
-          } else {
-            sum0 += v0;
-            sum1 += v1;
-          }
-        }
-      } else {
-        vec<T> equal{};
-        const vec<T> end = broadcast(T(p.m - j0 < columns ? p.m - j0 : columns));
-        for (int64_t r = 0; r < count; ++r) {
-          const T weight = kWeighted ? wx[i + r] : T(1);
-          for (int h = 0; h < 2; ++h) {
-            vec<T> v = kernel(tile.at[r][h], sides[i - i0 + r] + (h ? s1 : s0));
-            const vec<T> j = number + T(h * lanes);
-            if constexpr (kWeighted) v = weight * (v * (h ? w1 : w0));
-            v = j < end ? v : vec<T>{};
-            if (p.self) {
-              const int64_t at = i + r - j0 < columns ? i + r - j0 : columns;      // lane of j = i; negative if left
-              const vec<T> own = broadcast(T(at < -1 ? -1 : at));
-              equal += j == own ? v : vec<T>{};
-              v = j > own ? v : vec<T>{};
-            }
-            sum0 += v;
-          }
-        }
-        if (diagonal) add_lanes(on, equal);
-      }
-      add_lanes(pairs, sum0);
-      if constexpr (!kWeighted) add_lanes(pairs, sum1);
-    }
-  }
-  return {lane_sum<double>(pairs[0] + pairs[1]), lane_sum<double>(on[0] + on[1])};
+// Calls f(K) with the class that serves this kernel.
+template <class T, class F> void with_kernel(const SumPlan<T>& plan, F&& f) {
+  const Call& c = plan.call;
+  const Pairs<T>& p = plan.pairs;
+  if (p.centre) p.find_centre(c);
+  const bool one_rbf = c.attr[kKernel] == kRbf && c.attr[kBandwidth] == 1;
+  if (c.attr[kKernel] == kPolynomial)
+    c.attr[kDegree] == 3 ? f(Polynomial<T, 3>(c, p)) : f(Polynomial<T, 0>(c, p));
+  else if (c.attr[kKernel] == kLaplacian) f(AnyKernel<T, kManhattan, false>(c, p));
+  else if (c.attr[kKernel] == kExpDot) f(AnyKernel<T, kInner, false>(c, p));
+  else if (p.gemm) one_rbf ? f(Rbf<T, true>(c, p)) : f(AnyKernel<T, kInner, true>(c, p));
+  else one_rbf ? f(Rbf<T, false>(c, p)) : f(AnyKernel<T, kSquare, false>(c, p));
 }
 
 // sum_ij u_i v_j over the pairs that count.
@@ -199,82 +102,81 @@ template <class T> double sum_weights(const Call& c, const Pairs<T>& p) {
   return c.attr[kExcludeDiagonal] == 0 ? all : all - (u ? sum(u, p.n, true) : double(p.n));
 }
 
-template <class T, class K, bool kWeighted>
-double sum_pairs(const Call& c, const Pairs<T>& p, const T* wx, const T* wy, BlockSum* partial) {
-  const K kernel(c, p);
-  const bool diagonal = p.self && c.attr[kExcludeDiagonal] == 0;
-  auto side = [&](double norm, const T* row, int stride, int64_t) { return kernel.side(norm, row, stride); };
-  for (int64_t b = 0; b < p.blocks; ++b) partial[b] = {0, 0};
-  for (int64_t phase = 0; phase < p.phases(); ++phase) {
-    p.pack_phase(c, phase, side);
-    parallel(c, p.blocks, [&](int64_t block, int worker) {
-      if (p.self && p.last_panel(phase) * kTileColumns<T> <= block * kBlockRows) return;
-      const T* packed = p.pack_block(block, worker, side);
-      const BlockSum s = sum_block<T, K, kWeighted>(p, kernel, wx, wy, diagonal, block, phase, packed,
-                                                    p.sides_x + worker * kBlockRows);
-      partial[block].pairs += s.pairs;
-      partial[block].diagonal += s.diagonal;
-    });
-  }
-  double pairs = 0, on = 0;
-  for (int64_t b = 0; b < p.blocks; ++b) pairs += partial[b].pairs, on += partial[b].diagonal;
-  const double sum = p.self ? 2 * pairs + on : pairs;
-  return kernel.constant == 0 ? sum : sum + kernel.constant * sum_weights(c, p);
-}
-
-template <class T> struct SumPlan {
-  Carve scratch;
-  Pairs<T> pairs;
-  BlockSum* partial;
-  T *ones;                                           // weights for the side that has none, where the other has some
-  explicit SumPlan(const Call& c) : scratch{static_cast<char*>(c.scratch)}, pairs(c, c.attr[kKernel] == 0, scratch) {
-    partial = scratch.take<BlockSum>(pairs.blocks);
-    const T *u = in<T>(c, 2), *v = pairs.self ? u : in<T>(c, 3);
-    const int64_t count = !u && v ? pairs.n : u && !v ? pairs.m : 0;
-    ones = scratch.take<T>(count);
-    if (ones)
-      for (int64_t i = 0; i < count; ++i) ones[i] = 1;
-  }
-};
-template <class T> int64_t kernel_sum_scratch(const Call& c) {
-  Call counting = c;
-  counting.scratch = nullptr;
-  return SumPlan<T>(counting).scratch.used;
-}
-
-template <class T, class K> double sum_weighted_or_not(const Call& c, const SumPlan<T>& plan) {
-  const T *u = in<T>(c, 2), *v = plan.pairs.self ? u : in<T>(c, 3);
-  if (!u && !v) return sum_pairs<T, K, false>(c, plan.pairs, u, v, plan.partial);
-  return sum_pairs<T, K, true>(c, plan.pairs, u ? u : plan.ones, v ? v : plan.ones, plan.partial);
-}
-
 }  // namespace
 
 KERNEL_SCRATCH(kernel_sum, kernel_sum_scratch) {
-  const SumPlan<T> plan(c);
-  const bool rbf = c.attr[kKernel] == 0;
-  if (plan.pairs.centre) plan.pairs.find_centre(c);
-  double sum;
-  if (rbf && plan.pairs.gemm) sum = sum_weighted_or_not<T, Rbf<T, true>>(c, plan);
-  else if (rbf) sum = sum_weighted_or_not<T, Rbf<T, false>>(c, plan);
-  else if (c.attr[kDegree] == 3) sum = sum_weighted_or_not<T, Polynomial<T, 3>>(c, plan);
-  else if (c.attr[kDegree] == 2) sum = sum_weighted_or_not<T, Polynomial<T, 2>>(c, plan);
-  else sum = sum_weighted_or_not<T, Polynomial<T, 0>>(c, plan);
-  *out<double>(c) = sum;
-}
-
-KERNEL_SCRATCH(knn, knn_scratch) {
-  const SearchPlan<T> plan(c);
+  const SumPlan<T> plan(c, false);
   const Pairs<T>& p = plan.pairs;
-  if (p.n == 0 || plan.lists.k == 0) return;
-  if (p.centre) p.find_centre(c);
-  if (p.gemm) p.self ? search<T, true, true>(c, plan) : search<T, true, false>(c, plan);
-  else p.self ? search<T, false, true>(c, plan) : search<T, false, false>(c, plan);
+  const T *u = in<T>(c, 2), *v = p.self ? u : in<T>(c, 3);
+  if (u || v) u = u ? u : plan.ones, v = v ? v : plan.ones;
+  const int64_t tasks = p.blocks * plan.parts;
+  for (int64_t t = 0; t < tasks; ++t) plan.partial[t] = {0, 0};
+  double* to = out<double>(c);
+  with_kernel(plan, [&](const auto& kernel) {
+    for (int64_t phase = 0; phase < p.phases(); ++phase) {
+      pack_phase(plan.call, p, phase, kernel);
+      parallel(plan.call, tasks, [&](int64_t task, int worker) {
+        const int64_t block = task / plan.parts, part = task % plan.parts;
+        const int64_t first = p.first_panel(phase), count = p.last_panel(phase) - first;
+        const int64_t begin = first + count * part / plan.parts, end = first + count * (part + 1) / plan.parts;
+        if (p.self && end * kTileColumns<T> <= block * kBlockRows) return;
+        Total<T> sum{u, v, p.m};
+        pack_block(p, block, worker, kernel);
+        sweep(p, kernel, sum, block, begin, end, phase, worker, plan.tiles_of(worker));
+        plan.partial[task].off += lane_sum<double>(sum.off[0] + sum.off[1]);
+        plan.partial[task].on += lane_sum<double>(sum.on[0] + sum.on[1]);
+      });
+    }
+    double off = 0, on = 0;
+    for (int64_t t = 0; t < tasks; ++t) off += plan.partial[t].off, on += plan.partial[t].on;
+    if (c.attr[kExcludeDiagonal] != 0) on = 0;
+    const double sum = p.self ? 2 * off + on : off;
+    *to = kernel.constant == 0 ? sum : sum + kernel.constant * sum_weights(c, p);
+  });
 }
 
-KERNEL_SCRATCH(radius_count, radius_count_scratch) {
-  const CountPlan<T> plan(c);
-  if (plan.pairs.centre) plan.pairs.find_centre(c);
-  if (plan.pairs.gemm) count<T, true>(c, plan.pairs, plan.margin);
-  else count<T, false>(c, plan.pairs, plan.margin);
+KERNEL_SCRATCH(kernel_row_sums, kernel_row_sums_scratch) {
+  const SumPlan<T> plan(c, true);
+  const Pairs<T>& p = plan.pairs;
+  double *rows = out<double>(c, 0), *columns = out<double>(c, 1), *squares = out<double>(c, 2);
+  const bool diagonal = p.self && c.attr[kExcludeDiagonal] == 0;
+  const int64_t width = p.phase_panels * kTileColumns<T>;
+  for (int64_t i = 0; i < p.n; ++i) rows[i] = 0;
+  for (int64_t j = 0; j < p.m; ++j) columns[j] = 0;
+  for (int64_t g = 0; g < plan.groups; ++g) plan.partial[g] = {0, 0};
+  with_kernel(plan, [&](const auto& kernel) {
+    for (int64_t phase = 0; phase < p.phases(); ++phase) {
+      pack_phase(plan.call, p, phase, kernel);
+      const int64_t first = p.first_panel(phase), last = p.last_panel(phase), j0 = first * kTileColumns<T>;
+      parallel(plan.call, plan.groups, [&](int64_t group, int worker) {
+        double* part = plan.columns + group * width;
+        for (int64_t j = 0; j < width; ++j) part[j] = 0;
+        const int64_t end = p.blocks * (group + 1) / plan.groups;
+        for (int64_t block = p.blocks * group / plan.groups; block < end; ++block) {
+          if (p.self && last * kTileColumns<T> <= block * kBlockRows) break;
+          RowTotals<T> sum{block * kBlockRows, j0, part, diagonal ? rows : nullptr};
+          pack_block(p, block, worker, kernel);
+          sweep(p, kernel, sum, block, first, last, phase, worker, plan.tiles_of(worker));
+          for (int64_t i = sum.i0; i < sum.i0 + kBlockRows && i < p.n; ++i)
+            rows[i] += lane_sum<double>(sum.rows[i - sum.i0][0] + sum.rows[i - sum.i0][1]);
+          plan.partial[group].off += lane_sum<double>(sum.off[0] + sum.off[1]);
+          plan.partial[group].on += lane_sum<double>(sum.on[0] + sum.on[1]);
+        }
+      });
+      const int64_t count = p.m - j0 < width ? p.m - j0 : width;
+      parallel_range(plan.call, count, 4096, [&](int64_t begin, int64_t end) {
+        for (int64_t g = 0; g < plan.groups; ++g)
+          for (int64_t j = begin; j < end; ++j) columns[j0 + j] += plan.columns[g * width + j];
+      });
+    }
+    double off = 0, on = 0, total = 0;
+    for (int64_t g = 0; g < plan.groups; ++g) off += plan.partial[g].off, on += plan.partial[g].on;
+    if (p.self)
+      for (int64_t i = 0; i < p.n; ++i) rows[i] += columns[i];
+    for (int64_t i = 0; i < p.n; ++i) total += rows[i];
+    const double k = kernel.constant, own = p.self && !diagonal ? 1 : 0;
+    *squares = (p.self ? 2 * off + on : off) + k * (2 * total + k * double(p.n) * (double(p.m) - own));
+    for (int64_t i = 0; i < p.n; ++i) rows[i] += k * (double(p.m) - own);
+    for (int64_t j = 0; j < p.m; ++j) columns[j] = p.self ? rows[j] : columns[j] + k * double(p.n);
+  });
 }

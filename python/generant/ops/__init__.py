@@ -8,13 +8,17 @@ from .activation import *
 from .arithmetic import *
 from .diffusion import *
 from .gather import *
+from .kernel_matvec import *
 from .layout import *
+from .logsumexp import *
 from .matmul import *
+from .neighbours import *
 from .norm import *
 from .optim import *
 from .pairwise import *
 from .random import *
 from .reduce import *
+from .transport import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
 __all__ = sorted(TABLE)

@@ -232,8 +232,9 @@ class Row(Op):
         for name, options in self.choices.items():
             if given[name] not in options:
                 raise ValueError(f"{self.name}: {name} must be one of {', '.join(options)}, got {given[name]!r}")
-        if isinstance(given.get("shape"), int):
-            given["shape"] = (given["shape"],)
+        for p in self.keywords:
+            if (isinstance(p.default, tuple) or p.name == "shape") and isinstance(given[p.name], (int, float)):
+                given[p.name] = (given[p.name],)
         dtype = self.spec.float_type(arrays)
         if "dtype" in given:
             dtype = _float_dtype(self.name, given.pop("dtype"))

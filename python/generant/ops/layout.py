@@ -11,7 +11,7 @@ import numpy as np
 
 from ._table import op, rule
 
-__all__ = ["concat", "full_like", "reshape", "slice_axis", "stop_gradient", "transpose"]
+__all__ = ["cast", "concat", "full_like", "reshape", "slice_axis", "stop_gradient", "transpose"]
 
 
 def _reshaped(shapes: tuple, attrs: dict) -> tuple:
@@ -135,3 +135,12 @@ def stop_gradient(x: Any) -> Any:
 
 
 rule(stop_gradient, lambda gys, ys, needs, x: [None])
+
+
+@op("x: ... -> ...", sizes=[dict(_=(2, 3))], native=False, keep="")
+def cast(x: Any, *, dtype: str = "float32") -> Any:
+    """x rounded to another float type ("float32" or "float64")."""
+    return np.asarray(x).astype(dtype)
+
+
+rule(cast, lambda gys, ys, needs, x, dtype: [cast(gys[0], dtype=x.dtype.name)])

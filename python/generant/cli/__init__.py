@@ -1,4 +1,5 @@
-"""The command `generant`: demo and info. Each subcommand is a module with add_arguments(parser) and run(arguments)."""
+"""The command `generant`: demo, evaluate and info. Each subcommand is a module with add_arguments(parser) and
+run(arguments)."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import demo, info
+from . import demo, evaluate, info
 
 __all__ = ["main"]
 
-COMMANDS = {"demo": demo, "info": info}
+COMMANDS = {"demo": demo, "evaluate": evaluate, "info": info}
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 

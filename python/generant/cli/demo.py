@@ -165,7 +165,7 @@ def _scores(data: Digits, samples: np.ndarray, labels: np.ndarray, seed: int) ->
         distances = pairwise.knn(images, k=1)[0] if own else metrics.nearest_distance(images, data.train)[0]
         classifier = SVC(gamma="scale").fit(images, of)
         return {
-            "kid": float(metrics.kid(data.held_out, images)),
+            "kid": metrics.kid(data.held_out, images, subsets=None).mean,
             "mmd2": float(metrics.mmd2(data.held_out, images, bandwidth=bandwidth)),
             **{name: float(found[name]) for name in ("precision", "recall", "density", "coverage")},
             "nearest_training_distance": float(np.median(distances)),

@@ -1,11 +1,14 @@
-"""How metrics take their arguments: anything NumPy can read, as two float arrays of rows with equally many columns."""
+"""How metrics take their arguments: as generant.pairwise does, but (n, d) only, and all of them float."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..pairwise._arguments import Given, convert
 
 
 def as_points(function: str, *, rows: int = 1, **given: Any) -> list[NDArray[Any]]:
@@ -13,33 +16,20 @@ def as_points(function: str, *, rows: int = 1, **given: Any) -> list[NDArray[Any
 
     float16, bool and integers of at most 16 bits become float32, everything else that is not float32 float64.
     """
-    points = {}
-    for name, value in given.items():
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{function}: {name} must be an array of real numbers, got dtype {array.dtype}")
-        if array.ndim != 2:
-            hint = ", flatten it with reshape(len(x), -1)" if array.ndim > 2 else ""
-            raise ValueError(f"{function}: {name} must have shape (n, d), got {array.shape}{hint}")
-        if array.shape[0] < rows or array.shape[1] < 1:
-            wanted = f"at least {rows} row{'s' * (rows > 1)} and 1 column"
-            raise ValueError(f"{function}: {name} must have {wanted}, got shape {array.shape}")
-        points[name] = array
-    columns = {name: a.shape[1] for name, a in points.items()}
-    if len(set(columns.values())) > 1:
-        got = " and ".join(f"{name} has {d}" for name, d in columns.items())
-        raise ValueError(f"{function}: all arguments must have equally many columns, but {got}")
-    dtype = np.result_type(np.float32, *(a.dtype for a in points.values()))
-    dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-    arrays = []
-    for name, array in points.items():
-        array = np.ascontiguousarray(array, dtype)
-        # A sum that is finite has finite terms, and costs no array of flags.
-        if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-            bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-            raise ValueError(f"{function}: {name} must be finite, but {bad.size} rows are not (first: row {bad[0]})")
-        arrays.append(array)
+    arrays = convert(function, [Given(name, value) for name, value in given.items()], batch=False, rows=rows)
+    for name, x in zip(given, arrays, strict=True):
+        if x.dtype == np.float64 and not math.isfinite(np.vdot(x, x)):
+            raise ValueError(f"{function}: {name} is so large that its squares overflow float64; rescale the samples")
     return arrays
+
+
+def unit_rows(function: str, name: str, x: NDArray[Any]) -> NDArray[Any]:
+    """Rows scaled to length 1, in x's dtype; lengths are float64. ValueError for rows of zeros."""
+    length = np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64))
+    if not length.all():
+        row = int(np.flatnonzero(length == 0)[0])
+        raise ValueError(f"{function}: {name} has rows of zeros, which have no direction (first: row {row})")
+    return (x / length[:, None]).astype(x.dtype, copy=False)
 
 
 def positive_integer(function: str, name: str, value: Any, most: int | None = None, of: str = "") -> int:

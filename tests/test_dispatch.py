@@ -41,20 +41,17 @@ def torch():
     return pytest.importorskip("torch")
 
 
-def fitting_cases():
-    for row in cases.ROWS:
-        for dims in reversed(row.sizes):
-            for attrs in row.cases[:1]:
-                yield pytest.param(row, dims, attrs, id=row.name)
-                break
-            break
+def one_case_of_every_op():
+    """The largest size with the first attributes that it goes with."""
+    every = [case.values for case in cases.CASES]
+    last = {row.name: (row, dims, attrs) for row, dims, attrs, optional in every if optional and attrs is row.cases[0]}
+    return [pytest.param(*case, id=name) for name, case in last.items()]
 
 
-@pytest.mark.parametrize(("row", "dims", "attrs"), list(fitting_cases()))
+@pytest.mark.parametrize(("row", "dims", "attrs"), one_case_of_every_op())
 def test_every_op_takes_torch_tensors_and_returns_them(torch, row, dims, attrs):
     attrs = cases.call_attrs(row, attrs, dims, "float32")
     arrays = cases.make_arrays(row, dims, "float32", attrs)
-    cases.runnable(row, arrays, attrs)
     mine, theirs = cases.copies(arrays), [None if a is None else torch.from_numpy(np.array(a)) for a in arrays]
     with np.errstate(all="ignore"):
         wanted, got = row.all(*mine, **attrs), row.all(*theirs, **attrs)

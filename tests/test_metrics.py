@@ -1,17 +1,18 @@
-"""Metrics against their formulas in float64, scikit-learn, and closed forms.
+"""Metrics made of balls around points, against their published definitions on whole matrices and package prdc.
 
-Seen to fail: with the cross term counted once; with the diagonal kept in the unbiased estimator; with precision and
-recall exchanged; with the polynomial of nearly equal features evaluated whole, its constant subtracted afterwards.
+Seen to fail: with precision and recall exchanged; with strict and closed exchanged; with the radii of both samples
+exchanged; with density divided by 5; with all balls kept for realism, or distances not divided by radii; with radii to
+the first neighbour; with squares that overflow.
 """
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
-from generant.metrics import authenticity, kid, median_distance, memorised_fraction, mmd2, nearest_distance, prdc
+from generant.metrics import compute_prdc, mind, prdc, precision_recall, rarity, realism, sliced_wasserstein
+
+KEYS = ("precision", "recall", "density", "coverage")
 
 
 def sample(n, d, seed, shift=0.0, dtype=np.float32):
@@ -22,110 +23,46 @@ def distances(x, y):
     return np.stack([np.sqrt(((row - y.astype(np.float64)) ** 2).sum(axis=1)) for row in x.astype(np.float64)])
 
 
-def discrepancy(kxx, kyy, kxy, unbiased):
-    n, m = kxy.shape
-    if not unbiased:
-        return kxx.mean() + kyy.mean() - 2 * kxy.mean()
-    return (kxx.sum() - np.trace(kxx)) / (n * (n - 1)) + (kyy.sum() - np.trace(kyy)) / (m * (m - 1)) - 2 * kxy.mean()
+def tied(seed, dtype=np.float32):
+    """Two samples on a grid, duplicates within and copies across: many distances are equal, exactly."""
+    rng = np.random.default_rng(seed)
+    real, fake = rng.integers(0, 4, (60, 3)), rng.integers(0, 5, (45, 3))
+    real[50:], fake[30:40] = real[:10], real[:10]
+    return real.astype(dtype), fake.astype(dtype)
 
 
-# ---- mmd2 ----
+# ---- the published definitions, written out ----
 
 
-@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
-@pytest.mark.parametrize("d", [1, 3, 40])
-def test_mmd2_is_its_formula(d, estimator):
-    real, fake = sample(120, d, 0), sample(77, d, 1, 0.3)
-    h = np.sqrt(d)
-    k = lambda a, b: np.exp(-(distances(a, b) ** 2) / (2 * h * h))
-    want = discrepancy(k(real, real), k(fake, fake), k(real, fake), estimator == "unbiased")
-    assert mmd2(real, fake, bandwidth=h, estimator=estimator) == pytest.approx(want, abs=2e-8)
-    wide = real.astype(np.float64), fake.astype(np.float64)
-    assert mmd2(*wide, bandwidth=h, estimator=estimator) == pytest.approx(want, abs=1e-14)
+def naeem(real, fake, k):
+    """Package prdc: the (k + 1)-th smallest distance with the point itself among them, and <."""
+    radii = [np.sort(distances(x, x), axis=1)[:, k] for x in (real, fake)]
+    cross = distances(real, fake)
+    return dict(
+        precision=(cross < radii[0][:, None]).any(axis=0).mean(),
+        recall=(cross < radii[1][None]).any(axis=1).mean(),
+        density=(cross < radii[0][:, None]).sum(axis=0).mean() / k,
+        coverage=(cross.min(axis=1) < radii[0]).mean(),
+    )
 
 
-def test_mmd2_of_gaussians_has_a_closed_form():
-    """N(0, 1) and N(a, 1): E k = h / sqrt(h^2 + 2) exp(-a^2 / (2 (h^2 + 2)))."""
-    a, h, n = 1.0, 1.5, 20000
-    want = 2 * h / np.sqrt(h * h + 2) * (1 - np.exp(-(a**2) / (2 * (h * h + 2))))
-    got = mmd2(sample(n, 1, 2), sample(n, 1, 3, a), bandwidth=h)
-    assert got == pytest.approx(want, abs=4 * 0.5 / np.sqrt(n))
+def torch_fidelity(real, fake, k):
+    """torch-fidelity and Kynkaanniemi's code: k-th value of k + 1, and <=."""
+    radii = [np.sort(distances(x, x), axis=1)[:, k] for x in (real, fake)]
+    precision = (distances(fake, real) <= radii[0]).any(axis=1).mean()
+    recall = (distances(real, fake) <= radii[1]).any(axis=1).mean()
+    return dict(precision=precision, recall=recall, f_score=2 * precision * recall / max(1e-5, precision + recall))
 
 
-def test_mmd2_of_a_sample_with_itself():
-    x = sample(200, 5, 4)
-    assert mmd2(x, x, estimator="biased") == pytest.approx(0, abs=1e-8)
-    assert abs(mmd2(x, sample(300, 5, 5))) < 0.02
-
-
-def test_mmd2_does_not_move_with_the_data():
-    real, fake = sample(100, 30, 6).round(2), sample(90, 30, 7, 0.2).round(2)
-    grid = lambda x, shift: np.round(x * 64) / 64 + shift
-    a = mmd2(grid(real, 0), grid(fake, 0), bandwidth=5.0)
-    assert mmd2(grid(real, 1000), grid(fake, 1000), bandwidth=5.0) == pytest.approx(a, rel=1e-5)
-
-
-def test_median_distance_is_the_median():
-    real, fake = sample(40, 3, 8), sample(30, 3, 9)
-    both = np.concatenate([real, fake])
-    want = np.median(distances(both, both)[np.triu_indices(70, 1)])
-    assert median_distance(real, fake) == pytest.approx(want, rel=1e-9)
-    big = sample(3000, 3, 10), sample(3000, 3, 11)
-    assert median_distance(*big, random_state=1) == median_distance(*big, random_state=1)
-    assert median_distance(*big) == pytest.approx(np.sqrt(2 * 2.366), rel=0.05)  # chi^2_3 has median 2.366
-
-
-# ---- kid ----
-
-
-def direct_kid(real, fake, degree=3, gamma=None, coef0=1.0):
-    real, fake = real.astype(np.float64), fake.astype(np.float64)
-    gamma = 1 / real.shape[1] if gamma is None else gamma
-    k = lambda a, b: (gamma * (a @ b.T) + coef0) ** degree
-    return discrepancy(k(real, real), k(fake, fake), k(real, fake), True)
-
-
-@pytest.mark.parametrize("options", [dict(), dict(degree=2, gamma=0.5, coef0=0.0), dict(degree=4, gamma=0.1)])
-def test_kid_is_its_formula(options):
-    real, fake = sample(150, 16, 12), sample(90, 16, 13, 0.2)
-    want = direct_kid(real, fake, **options)
-    assert kid(real, fake, **options) == pytest.approx(want, rel=1e-5)
-    assert kid(real.astype(float), fake.astype(float), **options) == pytest.approx(want, rel=1e-11)
-
-
-def test_kid_of_nearly_equal_features_keeps_its_digits():
-    """Kernel values near 1.8, a discrepancy of 6e-6: rounding must not be relative to what the values share."""
-    rng = np.random.default_rng(14)
-    base = rng.random(512) * 0.8
-    real, fake = ((base + 0.001 * rng.standard_normal((500, 512))).astype(np.float32) for _ in range(2))
-    fake += np.float32(0.001)
-    plain = os.environ.get("GENERANT_BACKEND") == "definition"  # rounds kernel values to float32
-    assert kid(real, fake) == pytest.approx(direct_kid(real, fake), abs=1e-8 if plain else 1e-11)
-
-
-def test_kid_subsets():
-    real, fake = sample(300, 8, 15), sample(400, 8, 16, 0.1)
-    mean, std = kid(real, fake, subsets=20, subset_size=100, random_state=3)
-    assert (mean, std) == kid(real, fake, subsets=20, subset_size=100, random_state=3)
-    assert (mean, std) != kid(real, fake, subsets=20, subset_size=100, random_state=4)
-    assert std > 0 and abs(mean - kid(real, fake)) < 5 * std / np.sqrt(20)
-    every, none = kid(real[:100], fake[:100], subsets=2, subset_size=100)  # the whole sample: nothing to draw
-    assert every == pytest.approx(kid(real[:100], fake[:100]), rel=1e-6) and none < 1e-8
-
-
-# ---- precision, recall, density, coverage ----
-
-
-def direct_prdc(real, fake, k, closed=False):
-    """The definitions, on matrices."""
+def direct(real, fake, k, closed):
+    """The definitions with a point left out of its own neighbours by index, in the precision of the points."""
     inside = np.less_equal if closed else np.less
-    dtype = np.result_type(real, fake)
     radii = []
     for x in (real, fake):
         own = distances(x, x)
         np.fill_diagonal(own, np.inf)
-        radii.append(np.sort(own, axis=1)[:, k - 1].astype(dtype))
-    cross = distances(real, fake).astype(dtype)
+        radii.append(np.sort(own, axis=1)[:, k - 1].astype(real.dtype))
+    cross = distances(real, fake).astype(real.dtype)
     balls = inside(cross, radii[0][:, None])
     return dict(
         precision=balls.any(0).mean(),
@@ -141,7 +78,48 @@ def direct_prdc(real, fake, k, closed=False):
 def test_prdc_is_its_definition(d, k, ties, dtype):
     real, fake = sample(150, d, 17, dtype=dtype), sample(110, d, 18, 0.2, dtype)
     fake[:20], real[30] = real[:20], real[31]  # copies and duplicates
-    assert prdc(real, fake, k=k, ties=ties) == pytest.approx(direct_prdc(real, fake, k, ties == "closed"), abs=1e-12)
+    assert prdc(real, fake, k=k, ties=ties) == pytest.approx(direct(real, fake, k, ties == "closed"), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 3, 5, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_are_the_packages(seed, k, dtype):
+    real, fake = tied(seed, dtype)
+    assert compute_prdc(real, fake, k) == pytest.approx(naeem(real, fake, k), abs=1e-12)
+    assert prdc(real, fake, k=k) == compute_prdc(real_features=real, fake_features=fake, nearest_k=k)
+    closed = torch_fidelity(real, fake, k)
+    assert precision_recall(real, fake, k=k) == pytest.approx(closed, abs=1e-12)
+    assert {name: prdc(real, fake, k=k, ties="closed")[name] for name in KEYS[:2]} == {
+        name: pytest.approx(closed[name]) for name in KEYS[:2]
+    }
+    strict = naeem(real, fake, k)
+    p, r = strict["precision"], strict["recall"]
+    want = dict(precision=p, recall=r, f_score=2 * p * r / max(p + r, 1e-5))
+    assert precision_recall(real, fake, k=k, ties="strict") == pytest.approx(want, abs=1e-12)
+    assert k > 5 or strict["precision"] < closed["precision"], "nothing is on a rim: this tests nothing"
+
+
+@pytest.mark.parametrize("d", [3, 40])
+def test_compute_prdc_is_the_packages_own(d):
+    package = pytest.importorskip("prdc")
+    for real, fake in (tied(9), (sample(120, d, 1), sample(90, d, 2, 0.3))):
+        for k in (1, 4, 5):
+            want = package.compute_prdc(real.astype(np.float64), fake.astype(np.float64), k)
+            got = compute_prdc(real, fake, k)
+            assert list(got) == list(want) and got == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", ["strict", "closed"])
+def test_several_k_at_once(ties):
+    real, fake = sample(80, 4, 3), sample(70, 4, 4, 0.4)
+    ks = [5, 1, 12, 5]
+    found = prdc(real, fake, k=ks, ties=ties)
+    assert list(found) == list(KEYS)
+    for name in KEYS:
+        want = [prdc(real, fake, k=k, ties=ties)[name] for k in ks]
+        np.testing.assert_array_equal(found[name], want)
+    assert prdc(real, fake, k=np.array([3]))["recall"].shape == (1,)
 
 
 def test_prdc_of_the_same_and_of_far_samples():
@@ -149,13 +127,24 @@ def test_prdc_of_the_same_and_of_far_samples():
     same = prdc(x, x)
     assert same["precision"] == same["recall"] == same["coverage"] == 1 and same["density"] == pytest.approx(1)
     assert prdc(x, x + 100) == dict(precision=0, recall=0, density=0, coverage=0)
+    assert precision_recall(x, x + 100) == dict(precision=0, recall=0, f_score=0)
 
 
-def test_prdc_where_all_points_coincide():
+def test_where_all_points_coincide():
     """A ball of radius 0 holds nothing, or everything there."""
     x = np.ones((20, 3), np.float32)
     assert prdc(x, x) == dict(precision=0, recall=0, density=0, coverage=0)
     assert prdc(x, x, ties="closed") == dict(precision=1, recall=1, density=4, coverage=1)
+    assert (realism(x, x) == 0).all() and np.isnan(rarity(x, x)).all() and (rarity(x, x, ties="closed") == 0).all()
+
+
+def test_equal_distributions_have_known_density_and_coverage():
+    """Density 1 on average; coverage 1 - (n - 1) ... (n - k) / ((n + m - 1) ... (n + m - k)) (Naeem et al., eq. 9)."""
+    n, m, k = 400, 400, 5
+    found = [prdc(sample(n, 3, 2 * s), sample(m, 3, 2 * s + 1), k=k) for s in range(8)]
+    missed = np.prod([(n - i) / (n + m - i) for i in range(1, k + 1)])
+    assert np.mean([f["coverage"] for f in found]) == pytest.approx(1 - missed, abs=0.01)
+    assert np.mean([f["density"] for f in found]) == pytest.approx(1, abs=0.05)
 
 
 def test_precision_falls_with_wild_fakes_and_recall_with_missing_modes():
@@ -166,62 +155,80 @@ def test_precision_falls_with_wild_fakes_and_recall_with_missing_modes():
     assert wild["precision"] < 0.6 and wild["recall"] > 0.8
 
 
-# ---- training data ----
+# ---- realism and rarity ----
 
 
-def test_nearest_distance_is_scikit_learns():
-    neighbors = pytest.importorskip("sklearn.neighbors")
-    samples, train = sample(90, 20, 24, dtype=np.float64), sample(130, 20, 25, dtype=np.float64)
-    want, index = neighbors.NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train).kneighbors(samples)
-    got = nearest_distance(samples, train)
-    np.testing.assert_allclose(got[0], want[:, 0], rtol=1e-12)
-    np.testing.assert_array_equal(got[1], index[:, 0])
+def radii(real, k):
+    own = distances(real, real)
+    np.fill_diagonal(own, np.inf)
+    return np.sort(own, axis=1)[:, k - 1]
 
 
-@pytest.mark.parametrize("d", [2, 50])
-def test_copies_of_training_rows_are_found(d):
-    train = sample(300, d, 26, 100)
-    samples = sample(100, d, 27, 100)
-    samples[:25] = train[40:65]
-    distance, index = nearest_distance(samples, train)
-    assert (distance[:25] == 0).all() and (index[:25] == np.arange(40, 65)).all() and (distance[25:] > 0).all()
-    assert 0.25 <= memorised_fraction(samples, train, ratio=1e-6) < 0.26
-    assert memorised_fraction(train, np.concatenate([train, train])) == 1
-    assert authenticity(train, train) == 0
-    assert authenticity(sample(500, 3, 28), sample(500, 3, 29)) == pytest.approx(0.5, abs=0.1)
+@pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_realism_is_its_formula(k, dtype, rtol):
+    real, fake = sample(90, 5, 5, dtype=dtype), sample(60, 5, 6, 0.5, dtype)
+    fake[7] = real[11]
+    radius = radii(real, k)
+    with np.errstate(divide="ignore"):
+        ratio = radius / distances(fake, real)
+    small = radius.astype(dtype) <= np.median(radius.astype(dtype))
+    got = realism(real, fake, k=k)
+    assert got.shape == (60,) and got.dtype == dtype
+    np.testing.assert_allclose(got, ratio[:, small].max(axis=1), rtol=rtol)
+    assert (got >= 1).sum() >= (ratio[:, small] >= 1).any(axis=1).sum() - 1
+    assert np.isinf(realism(real, real[small][:1], k=k))
+
+
+@pytest.mark.parametrize("ties", ["strict", "closed"])
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_rarity_is_its_formula(k, ties):
+    for real, fake in (tied(3), tied(4, np.float64), (sample(90, 2, 7), sample(60, 2, 8, 1.0))):
+        radius = radii(real, k).astype(real.dtype)
+        inside = (np.less_equal if ties == "closed" else np.less)(distances(fake, real).astype(real.dtype), radius)
+        want = np.where(inside, radius, np.inf).min(axis=1)
+        got = rarity(real, fake, k=k, ties=ties)
+        assert got.dtype == real.dtype
+        np.testing.assert_array_equal(got, np.where(np.isinf(want), np.nan, want))
+        assert np.isnan(got).mean() == pytest.approx(1 - prdc(real, fake, k=k, ties=ties)["precision"])
 
 
 # ---- arguments ----
 
-METRICS = [mmd2, kid, prdc, nearest_distance, memorised_fraction, authenticity]
+METRICS = [prdc, precision_recall, realism, rarity, mind, sliced_wasserstein]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
 def test_metrics_take_what_numpy_takes(metric):
-    real, fake = np.arange(60).reshape(20, 3) % 7, np.arange(90).reshape(30, 3) % 11
+    rng = np.random.default_rng(9)
+    real, fake = rng.integers(0, 7, (40, 3)), rng.integers(0, 11, (45, 3))
     want = metric(real.astype(np.float64), fake.astype(np.float64))
+    read_only = fake.astype(np.float32)
+    read_only.flags.writeable = False
     for given in (
         (real.tolist(), fake.tolist()),
         (real.astype("f2"), fake),
+        (real.astype("u1"), read_only),
         (real[::-1][::-1], np.asfortranarray(fake)),
+        (np.repeat(real, 2, axis=1)[:, ::2], fake),
     ):
+        before = np.array(given[1])
         for a, b in zip(flat(metric(*given)), flat(want), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(before, given[1])
 
 
 def flat(result):
-    return (
-        list(result.values()) if isinstance(result, dict) else list(result) if isinstance(result, tuple) else [result]
-    )
+    return list(result.values()) if isinstance(result, dict) else result if isinstance(result, tuple) else [result]
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
 def test_metrics_name_what_is_wrong(metric):
     good = sample(10, 3, 30)
     bad = good.copy()
     bad[4, 1] = np.nan
     name = metric.__name__
-    with pytest.raises(ValueError, match=rf"{name}: \w+ must be finite, but 1 rows are not \(first: row 4\)"):
+    with pytest.raises(ValueError, match=rf"{name}: \w+ must be finite, but 1 row is not \(first: row 4\)"):
         metric(good, bad)
     with pytest.raises(ValueError, match=rf"{name}: \w+ must have shape \(n, d\), got \(2, 5, 3\), flatten"):
         metric(good.reshape(2, 5, 3), good)
@@ -231,23 +238,28 @@ def test_metrics_name_what_is_wrong(metric):
         metric(good, good.astype(complex))
     with pytest.raises(ValueError, match=rf"{name}: \w+ must have at least"):
         metric(good, good[:0])
+    with pytest.raises(ValueError, match=rf"{name}: \w+ has masked entries"):
+        metric(good, np.ma.masked_array(good, mask=good > 1))
+    with pytest.raises(ValueError, match=rf"{name}: \w+ is so large that its squares overflow float64"):
+        metric(good.astype(float) * 1e200, good)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda x: mmd2(x, x, bandwidth=-1), "mmd2: bandwidth must be a positive number"),
-        (lambda x: mmd2(x, x, bandwidth="mean"), "mmd2: bandwidth must be a positive number or 'median', got 'mean'"),
-        (lambda x: mmd2(x * 0, x * 0), "mmd2: the median distance is 0"),
-        (lambda x: mmd2(x, x, estimator="u"), "mmd2: estimator must be one of unbiased, biased, got 'u'"),
-        (lambda x: mmd2(x, x[:1]), "mmd2: fake must have at least 2 rows"),
-        (lambda x: kid(x, x, subsets=3), r"kid: subset_size must be an integer in 1..10, the rows there are, got 1000"),
-        (lambda x: kid(x, x, subsets=0), "kid: subsets must be a positive integer, got 0"),
-        (lambda x: kid(x, x, degree=2.5), "kid: degree must be a positive integer, got 2.5"),
-        (lambda x: prdc(x, x, k=10), r"prdc: k must be an integer in 1..9"),
+        (lambda x: prdc(x, x, k=10), r"prdc: k must be an integer in 1..9, the other rows of the smaller sample"),
+        (lambda x: prdc(x, x[:6], k=[3, 6]), "prdc: k must be an integer in 1..5"),
+        (lambda x: prdc(x, x, k=[]), "prdc: k must hold at least one number"),
+        (lambda x: prdc(x, x, k="5"), "prdc: k must be an integer in 1..9"),
+        (lambda x: prdc(x, x, k=True), "prdc: k must be an integer in 1..9"),
         (lambda x: prdc(x, x, ties="open"), "prdc: ties must be one of strict, closed, got 'open'"),
-        (lambda x: memorised_fraction(x, x, ratio=0), r"memorised_fraction: ratio must be in \(0, 1\], got 0"),
-        (lambda x: memorised_fraction(x, x[:1]), "memorised_fraction: train must have at least 2 rows"),
+        (lambda x: prdc(x, x[:1]), "prdc: fake must have at least 2 rows"),
+        (lambda x: compute_prdc(x, x, 0), "compute_prdc: k must be an integer in 1..9"),
+        (lambda x: precision_recall(x, x, k=[3]), "precision_recall: k must be one integer, got"),
+        (lambda x: realism(x[:1], x), "realism: real must have at least 2 rows"),
+        (lambda x: realism(x, x, k=10), "realism: k must be an integer in 1..9, the other rows of real, got 10"),
+        (lambda x: rarity(x, x, k=0), "rarity: k must be an integer in 1..9"),
+        (lambda x: rarity(x, x, ties=""), "rarity: ties must be one of strict, closed"),
     ],
 )
 def test_options_that_are_refused(call, message):

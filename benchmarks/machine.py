@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("numpy", "torch", "scikit-learn", "scipy", "numba")
+PACKAGES = ("numpy", "torch", "scikit-learn", "scipy", "numba", "pykeops", "POT", "geomloss", "prdc")
 FMA_SOURCE = """
 #ifdef __AVX512F__
 enum { BYTES = 64, CHAINS = 16 };

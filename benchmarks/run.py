@@ -1,4 +1,4 @@
-"""Times generant and its rivals: python benchmarks/run.py [names] [--threads 2] [--rounds 9] [--out results/NAME.json]
+"""Times generant and its rivals: python benchmarks/run.py [names] [--threads 2] [--rounds 5] [--out results/NAME.json]
 
 Every contender has a process of its own with the same inputs and thread count. It first proves that its result
 agrees with a float64 reference, then measures the memory of one call, then sleeps in a pipe until it is asked for a
@@ -12,6 +12,7 @@ Deliberately absent: any assertion on a time. What is slower than a rival or mis
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import json
@@ -19,7 +20,9 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -51,22 +54,24 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def extra_memory(call: Any) -> int | None:
-    """Peak bytes of one warm call above what was there before, its result included; None where Linux cannot tell."""
+def extra_memory(call: Any) -> tuple[int | None, float]:
+    """(Peak bytes of a call above what was there before, its result included; seconds). None where Linux cannot tell.
+
+    The call before it has warmed up: what it keeps for good is not counted, what a pool has given back is.
+    """
 
     def status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
-    call()
     trim()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
         before = status("VmRSS")
-        call()
-        return max(0, status("VmHWM") - before)
+        seconds = loop(call, 1)
+        return max(0, status("VmHWM") - before), seconds
     except (OSError, StopIteration):
-        return None
+        return None, loop(call, 1)
 
 
 def loop(call: Any, n: int) -> float:
@@ -76,51 +81,78 @@ def loop(call: Any, n: int) -> float:
     return time.perf_counter() - start
 
 
-def prepare(case: Case, name: str, batch: float) -> tuple[Any, dict]:
-    """The call to time, and what is known before: error, memory, calls per round."""
+def prepare(case: Case, name: str, batch: float, limit: float, started: Any) -> tuple[Any, dict]:
+    """The call to time, and what is known before: error, memory, calls per round. No call if none is to be timed.
+
+    started() is called when everything is imported, and returns when it is this contender's turn to compute.
+    """
     setup = next(c.setup for c in contenders(case) if c.name == name)
-    work = case.work
+    work = case.work.small() if case.work.judged_small else case.work
     inputs = work.inputs()
     try:
         call = setup(inputs, work)
     except ModuleNotFoundError as e:
         return None, {"failed" if name == "generant" else "missing": str(e)}
+    started()
     for _ in range(work.checked_calls):
         result = call()
-    error = work.error(arrays(result), inputs)
+    result = arrays(result)
+    error, note = work.error(result, inputs), work.note(result, inputs)
     del result
     if not error <= work.tolerance:
         return None, {"failed": f"error {error:.2g} above {work.tolerance:.2g}"}
+    info = {"error": error, "note": note, "memory": None, "calls": 1}
+    if not case.timed:
+        return None, info
     if work.timed_inside:
-        return call, {"error": None, "memory": None, "calls": 1}
-    memory, n = extra_memory(call), 1
-    while (t := loop(call, n)) < batch / 1.2 and n < 1e8:
-        n = max(n + 1, int(n * min(10.0, batch / max(t, 1e-9))))
-    return call, {"error": error, "memory": memory, "calls": n}
+        return call, {**info, "error": None}
+    if work is not case.work:
+        inputs = case.work.inputs()
+        call = setup(inputs, case.work)
+    if not case.once:
+        n = 1
+        info["memory"], t = extra_memory(call)
+        while t < batch / 1.2 and n < 1e8:
+            n = max(n + 1, int(n * min(10.0, batch / max(t, 1e-9))))
+            t = loop(call, n)
+        info["calls"] = n
+        if t >= limit:
+            info["first"] = t
+    return call, info
 
 
-def serve(case: Case, name: str, batch: float) -> None:
+def serve(case: Case, name: str, batch: float, limit: float) -> None:
     """Prepare, then run a round for every line on stdin. Answers are JSON lines on what was stdout."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
+
+    @cache
+    def started() -> None:
+        print(json.dumps("started"), file=answers)
+        sys.stdin.readline()
+
     try:
-        call, info = prepare(case, name, batch)
+        call, info = prepare(case, name, batch, limit, started)
     except Exception as e:
         call, info = None, {"failed": f"{type(e).__name__}: {e}"}
-    if name == "generant" and call is not None:
+    started()
+    if name == "generant" and "failed" not in info:
         import generant
 
         shown = generant.show_config()
         info["config"] = {k: str(shown[k]) for k in ("generant", "backend", "ISA")}
     print(json.dumps(info), file=answers)
     for _ in sys.stdin if call is not None else ():
+        memory = None
         if case.work.timed_inside:
             seconds = call()
+        elif case.once:
+            memory, seconds = extra_memory(call)
         else:
             if info["calls"] > 1:
                 call()  # wakes the threads
             seconds = loop(call, info["calls"]) / info["calls"]
-        print(seconds, file=answers)
+        print(json.dumps([seconds, memory]), file=answers)
 
 
 # ---------------------------------------------------------------- in the runner's process
@@ -129,13 +161,30 @@ def serve(case: Case, name: str, batch: float) -> None:
 class Worker:
     """A contender of a case in its own process."""
 
-    def __init__(self, case: Case, contender: Any, threads: int, batch: float) -> None:
+    def __init__(self, case: Case, contender: Any, threads: int, batch: float, limit: float, quick: bool) -> None:
+        self.limit = limit
         env = {**os.environ, **dict.fromkeys(THREADS, str(threads)), "GENERANT_STRICT": "1", **contender.env}
-        command = [sys.executable, __file__, "--worker", case.name, contender.name, "--batch", str(batch)]
+        command = [sys.executable, __file__, "--worker", case.name, contender.name]
+        command += ["--batch", str(batch), "--limit", str(limit)] + ["--quick"] * quick
         self.process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.seconds: list[float] = []
-        self.info = self.answer()
-        self.info["kind"] = contender.kind
+        self.spent = 0.0  # seconds in rounds
+        self.kind = contender.kind
+        self.info: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """To be called when all have started: they may import side by side, but not compute."""
+        self.go()
+        self.info = {**self.answer(), "kind": self.kind}
+        if "first" in self.info:
+            self.spent = self.info.pop("first")
+            self.seconds.append(self.spent)
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what has ended is noticed by answer()
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
 
     def answer(self) -> Any:
         assert self.process.stdout is not None
@@ -156,61 +205,74 @@ class Worker:
             time.sleep(0.005)
 
     def round(self) -> None:
-        assert self.process.stdin is not None
-        if "calls" not in self.info:
+        if "calls" not in self.info or (len(self.seconds) >= 2 and self.spent >= self.limit):
             return
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        start = time.monotonic()
+        self.go()
         answer = self.answer()
         if isinstance(answer, dict):
             del self.info["calls"]
             self.info.update(answer)
         else:
-            self.seconds.append(answer)
+            self.spent += time.monotonic() - start
+            seconds, memory = answer
+            self.seconds.append(seconds)
+            if memory is not None:
+                self.info["memory"] = memory
 
     def close(self) -> dict:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
         return {**self.info, "seconds": self.seconds}
 
 
-def measure(case: Case, threads: int, rounds: int, batch: float) -> dict:
+def measure(case: Case, threads: int, rounds: int, batch: float, limit: float, quick: bool) -> dict:
     """All contenders of a case."""
     workers: dict[str, Worker] = {}
     try:
         for c in contenders(case):
-            workers[c.name] = Worker(case, c, threads, batch)
-        for _ in range(rounds):
+            workers[c.name] = Worker(case, c, threads, batch, limit, quick)
+        for w in workers.values():
+            w.answer()
+        for w in workers.values():
+            w.prepare()
+        for _ in range((1 if case.once else rounds) if case.timed else 0):
             for w in workers.values():
                 w.round()
     finally:
         found = {name: w.close() for name, w in workers.items()}
-    entry: dict[str, Any] = {"date": date.today().isoformat(), "load": os.getloadavg()[0]}
-    entry["goals"], entry["limits"] = case.goals, {k: getattr(case, k) for k in ("seconds", "memory", "peak")}
-    entry["unit"], flop, moved = case.work.unit, case.work.flop(), int(case.work.bytes())
+    entry: dict[str, Any] = {"family": case.family, "date": date.today().isoformat(), "load": os.getloadavg()[0]}
+    entry["goals"], entry["timed"] = case.goals, case.timed
+    entry["limits"] = {k: getattr(case, k) for k in ("seconds", "memory", "pair", "error", "peak")}
+    work = case.work
+    entry["unit"], entry["pairs"], flop, moved = work.unit, work.pairs(), work.flop(), int(work.bytes())
     if flop and (peak := machine.fma_peak(threads)):
         entry.update(peak="FMA", peak_seconds=flop / peak, peak_rate=peak)
     elif moved > 1_000_000:
         peak = machine.copy_peak(moved, threads)
         entry.update(peak="copy", peak_seconds=moved / peak, peak_rate=peak)
-    return {**entry, "contenders": {k: v for k, v in found.items() if "missing" not in v}}
+    return {**entry, "contenders": found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="parts of case names; all cases if absent")
+    parser.add_argument("names", nargs="*", help="parts of names of cases or families; all if absent")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=6.0, help="seconds of rounds per contender of a case")
     parser.add_argument("--batch", type=float, default=0.05, help="seconds a round lasts at least")
-    parser.add_argument("--quick", action="store_true", help="one very short round: does every case run?")
+    parser.add_argument("--quick", action="store_true", help="one round at small sizes: does every case run?")
+    parser.add_argument("--large", action="store_true", help="the cases that take minutes, instead of the others")
     parser.add_argument("--out", type=Path, help="JSON file to write or to update")
     parser.add_argument("--readme", type=Path, help="write the tables of results/*.json into this file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    cases = [replace(c, work=c.work.small()) for c in CASES] if args.quick else CASES
     if args.worker:
-        return serve(next(c for c in CASES if c.name == args.worker[0]), args.worker[1], args.batch)
+        return serve(next(c for c in cases if c.name == args.worker[0]), args.worker[1], args.batch, args.limit)
     if args.readme:
         return write_readme(args.readme)
     rounds, batch = (1, 0.002) if args.quick else (args.rounds, args.batch)
@@ -218,13 +280,14 @@ def main() -> None:
     if args.out and args.out.exists():
         results = json.loads(args.out.read_text())
     results.update(machine=machine.describe(), settings={"threads": args.threads, "rounds": rounds, "batch": batch})
-    chosen = [c for c in CASES if not args.names or any(n in c.name for n in args.names)]
+    offered = [c for c in cases if c.once == args.large]
+    chosen = [c for c in offered if not args.names or any(n in c.name or n in c.family for n in args.names)]
     if not chosen:
-        raise SystemExit(f"no case matches {args.names}; there are: {', '.join(c.name for c in CASES)}")
+        raise SystemExit(f"no case matches {args.names}; there are: {', '.join(c.name for c in offered)}")
     if os.getloadavg()[0] > 0.5:
         print(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): rough timings", file=sys.stderr)
     for case in chosen:
-        entry = measure(case, args.threads, rounds, batch)
+        entry = measure(case, args.threads, rounds, batch, args.limit, args.quick)
         results["config"] = entry["contenders"]["generant"].pop("config", results.get("config", {}))
         results["cases"][case.name] = entry
         print(report(case.name, entry), flush=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 MARKS = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 UNITS = {
-    "s": ((1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")),
+    "s": ((1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"), (1e-12, "ps")),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
 }
 COLUMNS = (
-    "work", "generant", "of peak", "rivals as documented", "rivals at their best known setting",
+    "work", "generant", "per pair", "of peak", "rivals as documented", "rivals at their best known setting",
     "memory: ours, first rival", "error",
-)
+)  # fmt: skip
 
 
 def quantity(value: float | None, unit: str) -> str:
@@ -25,19 +25,29 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{value / scale:.3g} {name}" if value < 999.5 * scale else f"{value / scale:.0f} {name}"
 
 
+def per_pair(value: float) -> str:
+    """Seconds per pair, always in ns."""
+    return f"{value * 1e9:.3g} ns"
+
+
 def summary(entry: dict) -> list[dict]:
     """One row per contender, ours first: median and min time, how many times our time that is, fraction of peak."""
     rows: list[dict] = []
     for name, c in entry["contenders"].items():
-        row = {"name": name, "failed": None, "memory": None, "error": None, **c}
+        row = {"name": name, "failed": None, "missing": None, "memory": None, "error": None, "note": "", **c}
         if row["failed"]:
             row["failed"] = row["failed"].splitlines()[0].replace("|", "/")
         if c["seconds"]:
             row["median"], row["min"] = statistics.median(c["seconds"]), min(c["seconds"])
             row["of_peak"] = entry["peak_seconds"] / row["median"] if "peak_seconds" in entry else None
+            row["pair"] = row["median"] / entry["pairs"] if entry.get("pairs") else None
             row["ratio"] = row["median"] / rows[0]["median"] if rows and "median" in rows[0] else None
             row["goal"] = entry["goals"].get(name)
         rows.append(row)
+    most = max(len(row["seconds"]) for row in rows)
+    for row in rows:
+        rounds = len(row["seconds"])
+        row["fewer"] = f" [{rounds} round{'s' * (rounds > 1)}]" if 0 < rounds < most else ""
     return rows
 
 
@@ -47,10 +57,14 @@ def limits(entry: dict, ours: dict) -> list[str]:
     texts = []
     if (most := wanted["seconds"]) is not None:
         texts.append((f"<= {quantity(most, 's')}", ours["median"] <= most))
+    if (most := wanted.get("pair")) is not None:
+        texts.append((f"<= {per_pair(most)} per pair", ours["pair"] <= most))
     if (most := wanted["memory"]) is not None and ours["memory"] is not None:
         texts.append((f"<= {quantity(most, 'B')}", ours["memory"] <= most))
     if (least := wanted["peak"]) is not None and ours["of_peak"] is not None:
         texts.append((f">= {least:.0%} of peak", ours["of_peak"] >= least))
+    if (most := wanted.get("error")) is not None:
+        texts.append((f"<= {most:.0e}", ours["error"] <= most))
     return [f"goal {text}, {'met' if met else 'MISSED'}" for text, met in texts]
 
 
@@ -62,63 +76,122 @@ def verdict(row: dict) -> str:
     if row["goal"]:
         notes.append(f"goal {row['goal']:.3g}x, {'met' if row['ratio'] >= row['goal'] else 'MISSED'}")
     times = f"{row['ratio']:.2f}x" if row["ratio"] < 10 else f"{row['ratio']:.0f}x"
-    return times + (f" ({'; '.join(notes)})" if notes else "")
+    return times + (f" ({'; '.join(notes)})" if notes else "") + row["fewer"]
+
+
+def shown_error(entry: dict, row: dict) -> str:
+    if row["error"] is None:
+        return ""
+    return f"{row['error']:.1e}{entry['unit']}" + (f", {row['note']}" if row["note"] else "")
+
+
+def of_peak(entry: dict, row: dict) -> str:
+    """The fraction of the machine's peak, with a digit more where the goal is near."""
+    if not row["of_peak"]:
+        return ""
+    goal = entry["limits"]["peak"]
+    digits = 1 if goal and abs(row["of_peak"] - goal) < 0.005 else 0
+    return f"{row['of_peak']:.{digits}%} {entry['peak']}"
 
 
 def report(name: str, entry: dict) -> str:
     """A case as lines of text, one per contender."""
     lines = [name]
     for row in summary(entry):
-        if row["failed"] or not row["seconds"]:
-            lines.append(f"    {row['name']:<24} FAILED: {row['failed']}")
+        if row["missing"] or row["failed"] or (entry["timed"] and not row["seconds"]):
+            what = f"not measured: {row['missing']}" if row["missing"] else f"FAILED: {row['failed']}"
+            lines.append(f"    {row['name']:<24} {what}")
             continue
-        cells = [f"min {quantity(row['min'], 's'):>8}  median {quantity(row['median'], 's'):>8}"]
+        cells = []
+        if row["seconds"]:
+            cells.append(f"min {quantity(row['min'], 's'):>8}  median {quantity(row['median'], 's'):>8}{row['fewer']}")
+            if row["pair"]:
+                cells.append(f"{per_pair(row['pair']):>8} per pair")
+            cells.append(f"memory {quantity(row['memory'], 'B'):>8}")
+            if row["of_peak"]:
+                cells.append(f"{row['of_peak']:4.0%} of {entry['peak']} peak")
         if row["error"] is not None:
-            cells.append(f"memory {quantity(row['memory'], 'B'):>8}  error {row['error']:.1e}{entry['unit']}")
-        if row["of_peak"]:
-            cells.append(f"{row['of_peak']:4.0%} of {entry['peak']} peak")
-        cells += limits(entry, row) if row["kind"] == "ours" else [verdict(row)]
+            cells.append(f"error {shown_error(entry, row)}")
+        cells += limits(entry, row) if row["kind"] == "ours" else [verdict({**row, "fewer": ""})]
         lines.append(f"    {row['name']:<24} {'  '.join(cells)}".rstrip())
     return "\n".join(lines)
 
 
-def table(results: dict) -> str:
-    """The README's table of one result file."""
-    m, settings = results["machine"], results["settings"]
-    dates = sorted({e["date"] for e in results["cases"].values()})
-    rounds = sorted({len(c["seconds"]) for e in results["cases"].values() for c in e["contenders"].values()} - {0})
-    loads = sorted(e["load"] for e in results["cases"].values())
+MEANING = """2x: the rival takes twice our time. Memory: the peak of one call, its result included. Peak: the rate
+measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy). Errors are
+against float64, those of scores and transport at a smaller size. Not compared: rivals that are not installed."""
+
+
+def measured_on(results: dict) -> str:
+    """The machine and the versions."""
+    m = results["machine"]
     versions = ", ".join(f"{package} {v}" for package, v in m["versions"].items())
-    lines = [
-        f"{m['cpu']} (family/model {m['family']}), {m['cores']} cores, {', '.join(m['isa'])}; {m['system']};",
-        f"Python {m['python']}, {versions}; " + ", ".join(f"{k} {v}" for k, v in results["config"].items()) + ".",
-        f"{settings['threads']} threads for everyone, medians of {' or '.join(map(str, rounds))} rounds, {dates[-1]};",
-        f"load average before a case {loads[0]:.1f} to {loads[-1]:.1f}, which the cases before it raise.",
-        "2x: the rival takes twice our time. Memory: the peak of one warm call, its result included. Peak: the rate",
-        "measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy).",
-        "",
-        f"| {' | '.join(COLUMNS)} |",
-        "|---" * len(COLUMNS) + "|",
-    ]
+    return (
+        f"{m['cpu']} (family/model {m['family']}), {m['cores']} cores, {', '.join(m['isa'])}; {m['system']};\n"
+        f"Python {m['python']}, {versions};\n" + ", ".join(f"{k} {v}" for k, v in results["config"].items()) + "."
+    )
+
+
+def measured_how(results: dict) -> str:
+    """Threads, rounds, date and load."""
+    settings, entries = results["settings"], results["cases"].values()
+    dates = sorted({e["date"] for e in entries})
+    counts = [max(len(c["seconds"]) for c in e["contenders"].values()) for e in entries]
+    rounds = sorted(set(counts) - {0})
+    loads = sorted(e["load"] for e in entries)
+    how = "one call of each" if rounds == [1] else f"medians of {' or '.join(map(str, rounds))} rounds"
+    if any(0 < len(c["seconds"]) < n for e, n in zip(entries, counts, strict=True) for c in e["contenders"].values()):
+        how += " unless another number is given"
+    return (
+        f"{settings['threads']} threads for everyone, {how}, {dates[-1]};\n"
+        f"load average before a case {loads[0]:.1f} to {loads[-1]:.1f}, which the cases before it raise."
+    )
+
+
+def tables(results: dict) -> list[str]:
+    """A table per family of one result file."""
+    families: dict[str, dict] = {}
     for name, entry in results["cases"].items():
+        families.setdefault(entry.get("family", ""), {})[name] = entry
+    return [table(title, entries) for title, entries in families.items()]
+
+
+def table(title: str, entries: dict) -> str:
+    """One family: columns that nothing is in are left out."""
+    rows = []
+    for name, entry in entries.items():
         ours, *rivals = summary(entry)
-        cells = ["FAILED: " + ours["failed"]] + [""] * 5 if ours["failed"] else _cells(entry, ours, rivals)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, *(["FAILED: " + ours["failed"]] if ours["failed"] else _cells(entry, ours, rivals))])
+    rows = [row + [""] * (len(COLUMNS) - len(row)) for row in rows]
+    used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]
+    lines = [f"| {' | '.join(row[i] for i in used)} |" for row in [list(COLUMNS), *rows]]
+    lines.insert(1, "|---" * len(used) + "|")
+    return "\n".join([f"**{title}**", "", *lines] if title else lines)
 
 
 def _cells(entry: dict, ours: dict, rivals: list[dict]) -> list[str]:
-    def of_kind(kind: str) -> str:
-        texts = [(r["name"], "FAILED" if r["failed"] else verdict(r)) for r in rivals if r["kind"] == kind]
-        return "<br>".join(f"{n} {'**' + t + '**' if 'slower' in t or 'MISSED' in t else t}" for n, t in texts)
+    timed = entry.get("timed", True)
 
+    def of_kind(kind: str) -> str:
+        texts = []
+        for r in rivals:
+            if r["kind"] == kind and not r["missing"]:
+                text = "FAILED" if r["failed"] else verdict(r) if timed else shown_error(entry, r)
+                texts.append(f"{r['name']} {'**' + text + '**' if 'slower' in text or 'MISSED' in text else text}")
+        return "<br>".join(texts)
+
+    met = [f"**{t}**" if "MISSED" in t else t for t in limits(entry, ours)]
+    if not timed:
+        return ["<br>".join([shown_error(entry, ours), *met]), "", "", of_kind("documented"), of_kind("best")]
+    first = next((r for r in rivals if not r["missing"] and r["memory"] is not None), None)
     return [
-        "<br>".join([quantity(ours["median"], "s"), *limits(entry, ours)]),
-        f"{ours['of_peak']:.0%} {entry['peak']}" if ours["of_peak"] else "",
+        "<br>".join([quantity(ours["median"], "s") + ours["fewer"], *met]),
+        per_pair(ours["pair"]) if ours["pair"] else "",
+        of_peak(entry, ours),
         of_kind("documented"),
         of_kind("best"),
-        ", ".join(quantity(r["memory"], "B") for r in [ours, *rivals[:1]]) if ours["memory"] is not None else "",
-        f"{ours['error']:.1e}{entry['unit']}" if ours["error"] is not None else "",
+        ", ".join(quantity(r["memory"], "B") for r in [ours, first] if r) if ours["memory"] is not None else "",
+        shown_error(entry, ours),
     ]
 
 
@@ -129,5 +202,9 @@ def write_readme(path: Path) -> None:
         raise SystemExit(f"{path}: wanted the lines {MARKS[0]} and {MARKS[1]} once each")
     head, tail = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     files = sorted(Path(__file__).with_name("results").glob("*.json"))
-    parts = [head + MARKS[0], *(table(json.loads(f.read_text())) for f in files), MARKS[1] + tail]
-    path.write_text("\n\n".join(parts), encoding="utf-8")
+    blocks: list[str] = [MEANING]
+    for results in (json.loads(file.read_text()) for file in files):
+        if (machine := measured_on(results)) not in blocks:
+            blocks.append(machine)
+        blocks += [measured_how(results), *tables(results)]
+    path.write_text("\n\n".join([head + MARKS[0], *blocks, MARKS[1] + tail]), encoding="utf-8")

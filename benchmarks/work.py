@@ -1,16 +1,17 @@
 """The kinds of work that are measured: their inputs, what generant runs, and how a result is judged.
 
-`inputs` is seeded, so every contender sees the same arrays. `ours(a)` returns the function that is timed; rivals.py
-has the others. `error(result, a)` is the distance to a float64 reference computed here, independent of generant; for
+`inputs` is seeded, so every contender sees the same arrays. `ours(a)` returns the function that is timed; rivals*.py
+have the others. `error(result, a)` is the distance to a float64 reference computed here, independent of generant; for
 random numbers it is how many standard deviations their moments are off. Above `tolerance`, a contender fails and is
-not timed. Sizes and goals are in cases.py.
+not timed. Here: products, random numbers, sampler steps, the optimiser and overhead; work_pairwise.py has sums and
+searches over all pairs, work_metrics.py the scores. Sizes and goals are in cases.py.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,19 @@ class Family:
     checked_calls = 1  # the result after this many calls is judged
     unit = ""  # of the error: relative unless said otherwise
     timed_inside = False  # the call returns its own time in seconds
+    judged_small = False  # agreement is shown on small(): the reference would take longer than the measurement
+
+    def small(self) -> Family:
+        """The same work at a size for tests."""
+        return self
+
+    def pairs(self) -> float:
+        """How many pairs of rows are visited, a pair of a set with itself counted twice."""
+        return 0.0
+
+    def note(self, result: Any, a: Any) -> str:
+        """What else is to be told beside the error."""
+        return ""
 
     def flop(self) -> float:
         return 0.0
@@ -46,7 +60,7 @@ def moments(z: np.ndarray) -> float:
     return float(max(map(abs, off)) * z.size**0.5)
 
 
-def _normal(shape: Any, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+def normal(shape: Any, seed: int = 0, scale: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(scale)
 
 
@@ -56,8 +70,11 @@ class Matmul(Family):
     d: int
     o: int
 
+    def small(self):
+        return replace(self, n=min(self.n, 200), d=min(self.d, 200), o=min(self.o, 200))
+
     def inputs(self):
-        return SimpleNamespace(x=_normal((self.n, self.d)), w=_normal((self.d, self.o), 1), b=_normal(self.o, 2))
+        return SimpleNamespace(x=normal((self.n, self.d)), w=normal((self.d, self.o), 1), b=normal(self.o, 2))
 
     def ours(self, a):
         from generant import ops
@@ -116,7 +133,7 @@ class QSample(Family):
     def inputs(self):
         t = np.linspace(0.1, 1.4, self.shape[0])
         alpha, sigma = np.cos(t).astype(np.float32), np.sin(t).astype(np.float32)
-        return SimpleNamespace(x=_normal(self.shape, scale=0.5), alpha=alpha, sigma=sigma)
+        return SimpleNamespace(x=normal(self.shape, scale=0.5), alpha=alpha, sigma=sigma)
 
     def ours(self, a):
         from generant import ops, random
@@ -140,7 +157,7 @@ class Ddim(Family):
     alpha, sigma, alpha_next, sigma_next = 0.6, 0.8, 0.8, 0.6
 
     def inputs(self):
-        return SimpleNamespace(x=_normal(self.shape), eps=_normal(self.shape, 1))
+        return SimpleNamespace(x=normal(self.shape), eps=normal(self.shape, 1))
 
     def ours(self, a):
         from generant import ops
@@ -166,8 +183,8 @@ class Heun(Family):
     s, t = 2.0, 1.5
 
     def inputs(self):
-        first, denoised = _normal(self.shape, scale=0.5), _normal(self.shape, 1, 0.5)
-        x0 = _normal(self.shape, 2, self.s)
+        first, denoised = normal(self.shape, scale=0.5), normal(self.shape, 1, 0.5)
+        x0 = normal(self.shape, 2, self.s)
         slope = (x0 - first) / np.float32(self.s)  # at the beginning, where the network said `first`
         euler = x0 + np.float32(self.t - self.s) * slope
         return SimpleNamespace(x0=x0, first=first, slope=slope, euler=euler, denoised=denoised)
@@ -220,7 +237,7 @@ class Adam(Family):
 
     def inputs(self):
         n = self.tensors * int(np.prod(self.shape))
-        return SimpleNamespace(p=_normal(n), g=_normal(n, 1), shapes=(self.tensors, *self.shape))
+        return SimpleNamespace(p=normal(n), g=normal(n, 1), shapes=(self.tensors, *self.shape))
 
     def ours(self, a):
         from generant import ops
@@ -245,60 +262,12 @@ class Adam(Family):
         return 28.0 * self.tensors * np.prod(self.shape)
 
 
-def _squares(x, y, rows=500):
-    """Squared distances in float64, some rows at a time."""
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    for i in range(0, len(x), rows):
-        part = x[i : i + rows]
-        yield (part * part).sum(1)[:, None] + (y * y).sum(1) - 2 * part @ y.T
-
-
-@dataclass(frozen=True)
-class KernelSum(Family):
-    """sum_ij exp(-|x_i - y_j|^2 / 2)."""
-
-    n: int
-    d: int
-
-    def inputs(self):
-        shape, scale = (self.n, self.d), self.d**-0.5
-        return SimpleNamespace(x=_normal(shape, 0, scale), y=_normal(shape, 1, scale))
-
-    def ours(self, a):
-        from generant import ops
-
-        return lambda: ops.kernel_sum(a.x, a.y, kernel="rbf", bandwidth=1.0)
-
-    def error(self, result, a):
-        return relative(result, np.array(sum(np.exp(-s / 2).sum() for s in _squares(a.x, a.y))))
-
-    def flop(self):
-        return 2.0 * self.n * self.n * self.d if self.d >= 16 else 0.0  # below, the exponential is the work
-
-
-@dataclass(frozen=True)
-class Knn(KernelSum):
-    k: int = 5
-
-    def ours(self, a):
-        from generant import ops
-
-        return lambda: ops.knn(a.x, a.y, k=self.k)
-
-    def error(self, result, a):
-        distance, index = map(np.asarray, result)
-        nearest = [np.sort(np.partition(s, self.k, 1)[:, : self.k], 1) for s in _squares(a.x, a.y)]
-        exact = np.sqrt(np.concatenate(nearest))
-        found = np.sqrt(((a.x[:, None].astype(np.float64) - a.y[index]) ** 2).sum(-1))
-        return max(relative(distance, exact), relative(found, exact))
-
-
 @dataclass(frozen=True)
 class Launch(Family):
     """A kernel that does nothing, on one input and one output."""
 
     def inputs(self):
-        return SimpleNamespace(x=_normal((4, 8)), y=_normal((4, 8)))
+        return SimpleNamespace(x=normal((4, 8)), y=normal((4, 8)))
 
     def ours(self, a):
         from functools import partial
@@ -318,7 +287,7 @@ class Small(Family):
     op: str
 
     def inputs(self):
-        return SimpleNamespace(arrays=[_normal((4, 8), i) for i in range(2 if self.op == "add" else 1)])
+        return SimpleNamespace(arrays=[normal((4, 8), i) for i in range(2 if self.op == "add" else 1)])
 
     def ours(self, a):
         from functools import partial
@@ -338,8 +307,8 @@ class Chain(Family):
     depth: int = 20
 
     def inputs(self):
-        w = [_normal((8, 8), 2 * i, 8**-0.5) for i in range(self.depth)]
-        return SimpleNamespace(x=_normal((4, 8), 99), w=w, b=[_normal(8, 2 * i + 1, 0.1) for i in range(self.depth)])
+        w = [normal((8, 8), 2 * i, 8**-0.5) for i in range(self.depth)]
+        return SimpleNamespace(x=normal((4, 8), 99), w=w, b=[normal(8, 2 * i + 1, 0.1) for i in range(self.depth)])
 
     def ours(self, a):
         from generant import ops, value_and_grad

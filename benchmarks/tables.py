@@ -176,7 +176,7 @@ def _cells(entry: dict, ours: dict, rivals: list[dict]) -> list[str]:
         texts = []
         for r in rivals:
             if r["kind"] == kind and not r["missing"]:
-                text = "FAILED" if r["failed"] else verdict(r) if timed else shown_error(entry, r)
+                text = f"FAILED: {r['failed'][:60]}" if r["failed"] else verdict(r) if timed else shown_error(entry, r)
                 texts.append(f"{r['name']} {'**' + text + '**' if 'slower' in text or 'MISSED' in text else text}")
         return "<br>".join(texts)
 

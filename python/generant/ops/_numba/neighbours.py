@@ -19,7 +19,8 @@ def _square_distances(row, columns, out):
 
 
 @jit
-def _columns(y, begin):
+def columns_of(y, begin):
+    """Rows begin.. of y, at most BLOCK, coordinate by coordinate."""
     end = min(begin + BLOCK, y.shape[0])
     block = np.empty((y.shape[1], end - begin))
     for j in range(end - begin):
@@ -35,7 +36,7 @@ def _knn(x, y, square, index, itself):
     held = np.zeros(x.shape[0], np.int64)
     distances = np.empty(BLOCK)
     for begin in range(0, y.shape[0], BLOCK):
-        block = _columns(y, begin)
+        block = columns_of(y, begin)
         count = block.shape[1]
         distance = distances[:count]
         for i in range(x.shape[0]):
@@ -74,7 +75,7 @@ def _nearest(x, y, weight, square, index):
     index[:] = -1
     distances = np.empty(BLOCK)
     for begin in range(0, y.shape[0], BLOCK):
-        block = _columns(y, begin)
+        block = columns_of(y, begin)
         count = block.shape[1]
         distance = distances[:count]
         for i in range(x.shape[0]):
@@ -106,7 +107,7 @@ def _radius_count(x, y, radius, x_radius, closed, single, balls, members, x_ball
     distances = np.empty(BLOCK)
     both = x_radius.shape[0] > 0
     for begin in range(0, y.shape[0], BLOCK):
-        block = _columns(y, begin)
+        block = columns_of(y, begin)
         count = block.shape[1]
         distance = distances[:count]
         for i in range(x.shape[0]):
@@ -137,7 +138,7 @@ def radius_count(x, y, radius, x_radius, balls, members, x_balls, x_members, clo
 def _radius_min(x, y, radius, closed, single, smallest):
     distances = np.empty(BLOCK)
     for begin in range(0, y.shape[0], BLOCK):
-        block = _columns(y, begin)
+        block = columns_of(y, begin)
         count = block.shape[1]
         distance = distances[:count]
         for i in range(x.shape[0]):

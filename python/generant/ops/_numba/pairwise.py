@@ -8,18 +8,7 @@ import numpy as np
 
 from ._kernel import jit, kernel
 from ._kernel_function import apply, argument, packed
-
-BLOCK = 512
-
-
-@jit
-def _columns(y, begin):
-    end = min(begin + BLOCK, y.shape[0])
-    block = np.empty((y.shape[1], end - begin))
-    for j in range(end - begin):
-        for k in range(y.shape[1]):
-            block[k, j] = y[begin + j, k]
-    return block
+from .neighbours import BLOCK, columns_of
 
 
 @jit
@@ -31,7 +20,7 @@ def _sums(x, y, u, v, number, p, widths, center, itself, exclude, rows, columns)
     rows[:] = 0
     columns[:] = 0
     for begin in range(0, y.shape[0], BLOCK):
-        block = _columns(y, begin)
+        block = columns_of(y, begin)
         count = block.shape[1]
         value = values[:count]
         # x with itself: rows below the block meet it later, as columns of their own block

@@ -29,9 +29,10 @@
 namespace py = pybind11;
 using generant::Row;
 
-#define GENERANT_ROWS(isa)                                                              \
-  extern "C" const Row __start_generant_rows_##isa[] __attribute__((visibility("hidden"))); \
-  extern "C" const Row __stop_generant_rows_##isa[] __attribute__((visibility("hidden")));
+// Weak: null for an instruction set that was not built.
+#define GENERANT_ROWS(isa)                                                                        \
+  extern "C" const Row __start_generant_rows_##isa[] __attribute__((visibility("hidden"), weak)); \
+  extern "C" const Row __stop_generant_rows_##isa[] __attribute__((visibility("hidden"), weak));
 GENERANT_ROWS(base)
 #if defined(__x86_64__)
 GENERANT_ROWS(avx2)
@@ -61,7 +62,7 @@ const Isa& choose_isa() {              // the widest one the CPU has, capped by 
   bool reached = cap == nullptr || *cap == '\0';
   for (const Isa& isa : kIsas) {
     reached = reached || std::strcmp(cap, isa.name) == 0;
-    if (reached && isa.supported()) return isa;
+    if (reached && isa.begin && isa.supported()) return isa;
   }
   throw py::value_error(std::string("GENERANT_ISA is '") + cap + "', wanted one of base, avx2, avx512");
 }
@@ -431,7 +432,7 @@ PYBIND11_MODULE(_native, m) {
   m.attr("isa") = isa_name;
   py::list supported;
   for (const Isa& i : kIsas)
-    if (i.supported()) supported.append(i.name);
+    if (i.begin && i.supported()) supported.append(i.name);
   m.attr("supported_isas") = py::tuple(supported);
   m.def("kernels", [] {
     py::dict names;

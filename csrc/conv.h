@@ -1,0 +1,47 @@
+// The geometry of a two-dimensional convolution, read from a call, and which algorithm serves it.
+//
+// Every element of the output is y[n, p, q, o] = sum over i, j, c of
+//   x[n, p * stride + i * dilation - top, q * stride + j * dilation - left, first(o) + c] * w[i, j, c, o],
+// zero outside x, where first(o) is the first channel of o's group. The gradients in x and in w contract the same sum
+// over other indices, so the three kernels share this description.
+#pragma once
+#include "kernel.h"
+
+namespace {
+
+enum ConvAlgorithm { kAuto, kGemm, kDirect, kWinograd2, kWinograd4 };  // the order of ALGORITHMS in ops/conv.py
+
+struct Conv {
+  int64_t n, h, w, c;                        // input: samples, rows, columns, channels
+  int64_t kh, kw, o;                         // filter: rows, columns, output channels
+  int64_t p, q;                              // output: rows, columns
+  int64_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups;
+  int64_t group_c() const { return c / groups; }
+  int64_t group_o() const { return o / groups; }
+};
+
+// Reads a tuple attribute, encoded as its length and its values: one value stands for all, two for (rows, columns) or,
+// of four, for (both of the rows, both of the columns).
+[[maybe_unused]] inline const double* read_tuple(const double* attr, int64_t* values, int count) {
+  const int n = int(attr[0]);
+  for (int i = 0; i < count; ++i) values[i] = int64_t(attr[1 + (n == 1 ? 0 : n == count ? i : i / (count / 2))]);
+  return attr + 1 + n;
+}
+
+// stride, padding (top, bottom, left, right), dilation, groups; the algorithm follows. p and q from everything else.
+[[maybe_unused]] inline ConvAlgorithm read_geometry(const double* attr, Conv& s) {
+  int64_t stride[2], padding[4], dilation[2];
+  attr = read_tuple(attr, stride, 2);
+  attr = read_tuple(attr, padding, 4);
+  attr = read_tuple(attr, dilation, 2);
+  s.stride_h = stride[0], s.stride_w = stride[1], s.dilation_h = dilation[0], s.dilation_w = dilation[1];
+  s.top = padding[0], s.left = padding[2];
+  s.groups = int64_t(attr[0]);
+  const int64_t rows = s.h + padding[0] + padding[1] - dilation[0] * (s.kh - 1) - 1;
+  const int64_t columns = s.w + padding[2] + padding[3] - dilation[1] * (s.kw - 1) - 1;
+  s.p = rows < 0 ? 0 : rows / stride[0] + 1;
+  s.q = columns < 0 ? 0 : columns / stride[1] + 1;
+  return ConvAlgorithm(int(attr[1]));
+}
+
+}  // namespace

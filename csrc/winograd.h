@@ -1,0 +1,312 @@
+// Convolutions with 3x3 filters and stride 1 by Winograd's F(M x M, 3 x 3): tiles of the input are transformed, N x N
+// matrix products over the channels follow, and their results are transformed back.
+//
+// One idea: a task takes a block of tiles through all three stages while its data is in the second-level cache; only
+// the transformed filters stream past. Channels are the lanes of a vector, so the transforms are plain arithmetic on
+// vectors. The sum over channels runs in blocks of kWinogradDepth whose sums are added: a chain of fma over all of
+// them would lose three times the digits. Every tile is computed alone, so results do not depend on blocks or threads.
+//
+// Rounding error relative to the root mean square of the output (measured, benchmarks/lab/conv.md): F(4x4) at most
+// 1.2e-6 rms and 2e-5 at worst, F(2x2) half of that.
+#pragma once
+#include "activation_math.h"
+#include "gemm.h"
+#include "winograd_transform.h"
+
+namespace {
+
+constexpr int64_t kWinogradDepth = 128;    // channels per chain of fma
+constexpr int64_t kTileBlock = 24;         // tiles per task, a multiple of 6 and 12
+
+// A stride-1 convolution as this file sees it: sums over one or more sources, written with a stride. Several sources
+// are the phases of a strided convolution, several calls those of its adjoint.
+template <class T> struct WinogradSource {
+  const T* x;                              // pixel (n, i, j) at x + n * sample + i * row + j * pixel
+  int64_t sample, row, pixel;
+  int64_t h, w, top, left;                 // size, and padding before it
+  const T* u;                              // the transformed filter
+};
+template <class T> struct WinogradConv {
+  int64_t n, c, o, p, q;                   // samples, channels of every source, channels, rows and columns of the output
+  WinogradSource<T> source[4];
+  int sources;
+  T* y;                                    // pixel (n, p, q) at y + n * sample + p * row + q * pixel
+  int64_t sample, row, pixel;
+  void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);  // as in gemm.h, or null
+  const void* context;
+  const T *scale, *shift;                  // (n, c): the input is silu(x * scale + shift); null: x itself
+};
+
+struct TileGrid {
+  int64_t rows, columns, per_sample, all;
+  TileGrid(int64_t n, int64_t p, int64_t q, int m)
+      : rows(ceil_div(p, m)), columns(ceil_div(q, m)), per_sample(rows * columns), all(n * per_sample) {}
+};
+
+inline int64_t padded(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+// Rows of V and M: whole vectors and one more, since a multiple of 4 KiB would put all of them into a few cache sets.
+template <class T> inline int64_t row_of(int64_t n) { return padded(n, kLanes<T>) + kLanes<T>; }
+template <class T> inline int64_t panels_of(int64_t o) { return ceil_div(o, kTileCols<T>); }
+
+// ---- the filter: u[k][panel][c][kTileCols], k = position among N x N; columns beyond o are zero -----------------------
+
+template <class T, class F> static int64_t filter_size(int64_t c, int64_t o) {
+  return F::kN * F::kN * panels_of<T>(o) * kTileCols<T> * c;
+}
+
+// w (R, R, c, o), element (i, j, c, o) at w[i * row + j * column + c * o_count + o].
+template <class T, class F>
+static void transform_filter(const Call& call, const T* w, int64_t row, int64_t column, int64_t c, int64_t o, T* u) {
+  constexpr int L = kLanes<T>, NR = kTileCols<T>, N = F::kN, R = F::kR;
+  const int64_t panels = panels_of<T>(o), plane = panels * c * NR;
+  const int64_t grain = ceil_div(4096, o > 0 ? o : 1), blocks = ceil_div(c, grain);
+  parallel(call, blocks, [&](int64_t block, int) {
+    for (int64_t i = block * grain; i < least(c, (block + 1) * grain); ++i)
+      for (int64_t j = 0; j < panels * NR; j += L) {
+        const int64_t left = o - j;
+        vec<T> f[R * R], g[R * N], r[N];
+        for (int a = 0; a < R; ++a)
+          for (int b = 0; b < R; ++b) {
+            const T* q = w + a * row + b * column + i * o + j;
+            f[a * R + b] = left >= L ? load(q) : left > 0 ? load_first(q, left) : vec<T>{};
+          }
+        for (int a = 0; a < R; ++a) F::template filter<T>(f + a * R, 1, g + a * N, 1);
+        T* to = u + (j / NR * c + i) * NR + j % NR;
+        for (int b = 0; b < N; ++b) {
+          F::template filter<T>(g + b, N, r, 1);
+          for (int a = 0; a < N; ++a) store(to + (a * N + b) * plane, r[a]);
+        }
+      }
+  });
+}
+
+// ---- input ----------------------------------------------------------------------------------------------------------
+
+// Where the pixels of one tile lie, at channel 0; `zeros` for those in the padding.
+template <class T, int N> struct TilePixels {
+  const T* at[N * N];
+};
+
+// v[k * plane] for kLanes channels of one tile; `next`: the tile after it, to be fetched meanwhile.
+template <class T, class F, bool kTail>
+static inline void transform_tile(const TilePixels<T, F::kN>& pixels, const TilePixels<T, F::kN>& next, int64_t channel,
+                                  int64_t left, T* v, int64_t plane) {
+  constexpr int N = F::kN;
+  if (channel * sizeof(T) % 64 == 0) {
+#pragma GCC unroll 6
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 6
+      for (int j = F::kR - 1; j < N; ++j) __builtin_prefetch(next.at[i * N + j] + channel);
+  }
+  vec<T> d[N], t[N * N];
+#pragma GCC unroll 6
+  for (int j = 0; j < N; ++j) {
+#pragma GCC unroll 6
+    for (int i = 0; i < N; ++i) {
+      const T* q = pixels.at[i * N + j] + channel;
+      d[i] = kTail ? load_first(q, left) : load(q);
+    }
+    F::template input<T>(d, 1, t + j, N);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < N; ++i) {
+    vec<T> r[N];
+    F::template input<T>(t + i * N, 1, r, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < N; ++j) store(v + (i * N + j) * plane, r[j]);
+  }
+}
+
+// The rows of a convolution's input, activated: N rows under a row of tiles at a time, padding included.
+template <class T, class F> struct Strip {
+  T* at;                                   // [N][columns][channels]
+  int64_t columns, sample = -1, tile_row = -1;
+  static int64_t width(const TileGrid& grid) { return grid.columns * F::kM + F::kR - 1; }
+
+  // Channels [c0, c1) of the rows under row `r` of tiles; rows shared with the row of tiles before are kept.
+  void fill(const WinogradConv<T>& s, const WinogradSource<T>& from, int64_t n, int64_t r, int64_t c0, int64_t c1) {
+    constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+    if (n == sample && r == tile_row) return;
+    const int64_t channels = c1 - c0, row_size = columns * channels;
+    const bool follows = n == sample && r == tile_row + 1;
+    if (follows) memmove(at, at + M * row_size, size_t((N - M) * row_size) * sizeof(T));
+    sample = n, tile_row = r;
+    const T *scale = s.scale + n * s.c + c0, *shift = s.shift + n * s.c + c0;
+    for (int i = follows ? N - M : 0; i < N; ++i) {
+      const int64_t row = r * M - from.top + i;
+      T* to = at + i * row_size;
+      if (row < 0 || row >= from.h) {
+        memset(to, 0, size_t(row_size) * sizeof(T));
+        continue;
+      }
+      for (int64_t j = 0; j < columns; ++j, to += channels) {
+        const int64_t column = j - from.left;
+        if (column < 0 || column >= from.w) {
+          memset(to, 0, size_t(channels) * sizeof(T));
+          continue;
+        }
+        const T* x = from.x + n * from.sample + row * from.row + column * from.pixel + c0;
+        int64_t k = 0;
+        for (; k + L <= channels; k += L) store(to + k, Silu::f<T>(fma(load(x + k), load(scale + k), load(shift + k))));
+        if (const int64_t left = channels - k; left > 0)
+          store_first(to + k, Silu::f<T>(fma(load_first(x + k, left), load_first(scale + k, left), load_first(shift + k, left))), left);
+      }
+    }
+  }
+};
+
+// v[k][tile - first][channel - c0], rows of ld elements, for channels [c0, c1).
+template <class T, class F>
+static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& from, const TileGrid& grid, int64_t first,
+                            int64_t end, int64_t c0, int64_t c1, const T* zeros, Strip<T, F>* strip, T* v, int64_t ld) {
+  constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+  const int64_t plane = (end - first) * ld, channels = c1 - c0;
+  const auto pixels_of = [&](int64_t t) {
+    const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
+    TilePixels<T, N> pixels;
+    if (strip) {
+      strip->fill(s, from, sample, r, c0, c1);
+      for (int i = 0; i < N; ++i)
+        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = strip->at + (i * strip->columns + q * M + j) * channels;
+      return pixels;
+    }
+    for (int i = 0; i < N; ++i)
+      for (int j = 0; j < N; ++j) {
+        const int64_t row = r * M - from.top + i, column = q * M - from.left + j;
+        const bool inside = row >= 0 && row < from.h && column >= 0 && column < from.w;
+        pixels.at[i * N + j] = inside ? from.x + sample * from.sample + row * from.row + column * from.pixel + c0 : zeros;
+      }
+    return pixels;
+  };
+  TilePixels<T, N> next = pixels_of(first);
+  for (int64_t t = first; t < end; ++t) {
+    const TilePixels<T, N> pixels = strip && t > first ? pixels_of(t) : next;
+    if (!strip && t + 1 < end) next = pixels_of(t + 1);
+    T* to = v + (t - first) * ld;
+    int64_t i = 0;
+    for (; i + L <= channels; i += L) transform_tile<T, F, false>(pixels, next, i, L, to + i, plane);
+    if (i < channels) transform_tile<T, F, true>(pixels, next, i, channels - i, to + i, plane);
+  }
+}
+
+// ---- products and output --------------------------------------------------------------------------------------------
+
+// m[k][tile][column] (+)= sum over channels [c0, c1) of v[k][tile][channel - c0] u[k][panel][channel][column] for the
+// columns of panels [j0, j1).
+template <class T, class F>
+static void products(const T* v, int64_t ld, int64_t tiles, int64_t c0, int64_t c1, int64_t c, const T* u, int64_t panels,
+                     int64_t j0, int64_t j1, T* m, int64_t ldm, bool add) {
+  constexpr int NR = kTileCols<T>;
+  const int64_t strips = ceil_div(tiles, kTileRows);
+  for (int k = 0; k < F::kN * F::kN; ++k)
+    for (int64_t j = j0; j < j1; ++j) {
+      const T* b = u + ((k * panels + j) * c + c0) * NR;
+      for (int64_t t = 0; t < strips; ++t) {
+        const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
+        micro_of<T, 2, true>(rows)(c1 - c0, v + (k * tiles + i) * ld, ld, b, NR, m + (k * tiles + i) * ldm + (j - j0) * NR,
+                                   ldm, kLanes<T>, add);
+      }
+    }
+}
+
+// Columns [j0, j0 + width) of the outputs of tiles [first, end).
+template <class T, class F>
+static void transform_output(const WinogradConv<T>& s, const TileGrid& grid, int64_t first, int64_t end, const T* m,
+                             int64_t ldm, int64_t j0, int64_t width) {
+  constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+  const int64_t plane = (end - first) * ldm;
+  for (int64_t tile = first; tile < end; ++tile) {
+    const int64_t sample = tile / grid.per_sample, r = tile % grid.per_sample;
+    const int64_t p0 = r / grid.columns * M, q0 = r % grid.columns * M;
+    const int64_t rows = least(M, s.p - p0), columns = least(M, s.q - q0);
+    T* to = s.y + sample * s.sample + p0 * s.row + q0 * s.pixel + j0;
+    const T* from = m + (tile - first) * ldm;
+    const T* ahead = to + M * s.pixel;                  // where the next tile most often lies
+    for (int64_t j = 0; j < width; j += L) {
+      const int64_t left = width - j;
+      if (j * sizeof(T) % 64 == 0)
+        for (int a = 0; a < M; ++a)
+#pragma GCC unroll 4
+          for (int b = 0; b < M; ++b) __builtin_prefetch(ahead + a * s.row + b * s.pixel + j, 1);
+      vec<T> t[M * N], d[N], y[M];
+#pragma GCC unroll 6
+      for (int b = 0; b < N; ++b) {
+#pragma GCC unroll 6
+        for (int a = 0; a < N; ++a) d[a] = load(from + (a * N + b) * plane + j);
+        F::template output<T>(d, 1, t + b, N);
+      }
+#pragma GCC unroll 4
+      for (int a = 0; a < M; ++a) {
+        F::template output<T>(t + a * N, 1, y, 1);
+        T* row = to + a * s.row + j;
+        if (a < rows && columns == M && left >= L) {
+#pragma GCC unroll 4
+          for (int b = 0; b < M; ++b) store(row + b * s.pixel, y[b]);
+        } else if (a < rows) {
+          for (int b = 0; b < columns; ++b) store_first(row + b * s.pixel, y[b], least(left, L));
+        }
+      }
+    }
+    if (s.finish)
+      for (int64_t a = 0; a < rows; ++a) s.finish(s.context, (sample * s.p + p0 + a) * s.q + q0, j0, columns, width);
+  }
+}
+
+// ---- all of it ------------------------------------------------------------------------------------------------------
+
+// How the work is cut; none of it touches a bit of the result.
+template <class T, class F> struct WinogradPlan {
+  int64_t block, splits, panels, chunk;    // tiles per task; tasks that share a block; panels per task and per pass
+  int64_t ldv, ldm, v_size, m_size, strip_size;
+  WinogradPlan(const WinogradConv<T>& s, const TileGrid& grid, int threads) {
+    const int64_t workers = threads > 0 ? threads : 1, all = panels_of<T>(s.o), blocks = ceil_div(grid.all, kTileBlock);
+    const int64_t rounds = padded(blocks, workers);       // so that every worker gets as many
+    block = least(padded(ceil_div(grid.all, rounds), kTileRows), kTileBlock);
+    splits = blocks >= workers ? 1 : least(ceil_div(workers, blocks), all);
+    panels = ceil_div(all, splits);
+    const int64_t depth = least(s.c, kWinogradDepth);
+    const bool once = s.sources == 1 && s.c <= kWinogradDepth;
+    chunk = once ? least(panels, 4) : panels;             // sums over several blocks of channels stay in M
+    ldv = row_of<T>(depth);
+    ldm = row_of<T>(chunk * kTileCols<T>);
+    v_size = F::kN * F::kN * block * ldv;
+    m_size = F::kN * F::kN * block * ldm;
+    strip_size = s.scale ? padded(F::kN * Strip<T, F>::width(grid) * depth, 16) : 0;
+  }
+  int64_t worker_size() const { return v_size + m_size + strip_size; }
+  int64_t size(int threads) const { return ldv + worker_size() * (threads > 0 ? threads : 1); }
+};
+
+template <class T, class F> static int64_t winograd_size(const WinogradConv<T>& s, int threads) {
+  return WinogradPlan<T, F>(s, TileGrid(s.n, s.p, s.q, F::kM), threads).size(threads);
+}
+
+// scratch: winograd_size elements.
+template <class T, class F> static void winograd_conv(const Call& call, const WinogradConv<T>& s, T* scratch) {
+  const TileGrid grid(s.n, s.p, s.q, F::kM);
+  const WinogradPlan<T, F> plan(s, grid, call.threads);
+  const int64_t all = panels_of<T>(s.o), depth = least(s.c, kWinogradDepth);
+  T* zeros = scratch;
+  memset(zeros, 0, size_t(plan.ldv) * sizeof(T));
+  parallel(call, ceil_div(grid.all, plan.block) * plan.splits, [&](int64_t task, int worker) {
+    T* v = zeros + plan.ldv + worker * plan.worker_size();
+    T *m = v + plan.v_size, *strip_memory = m + plan.m_size;
+    const int64_t first = task / plan.splits * plan.block, end = least(grid.all, first + plan.block);
+    const int64_t begin = task % plan.splits * plan.panels, stop = least(all, begin + plan.panels);
+    for (int k = 0; k < s.sources; ++k)
+      for (int64_t c0 = 0; c0 < s.c; c0 += depth) {
+        const int64_t c1 = least(s.c, c0 + depth);
+        const bool last = k + 1 == s.sources && c1 == s.c;
+        Strip<T, F> strip{strip_memory, Strip<T, F>::width(grid)};
+        transform_input<T, F>(s, s.source[k], grid, first, end, c0, c1, zeros, s.scale ? &strip : nullptr, v, plan.ldv);
+        for (int64_t j = begin; j < stop; j += plan.chunk) {
+          const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
+          products<T, F>(v, plan.ldv, end - first, c0, c1, s.c, s.source[k].u, all, j, j1, m, plan.ldm, k > 0 || c0 > 0);
+          if (last)
+            transform_output<T, F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<T>) - column);
+        }
+      }
+  });
+}
+
+}  // namespace

@@ -1,0 +1,137 @@
+// The gradient in the filter of a 3x3, stride-1 convolution by Winograd's algorithm: the exact adjoint of winograd.h,
+//   dw = G' [ sum over tiles of (B' x B) * (A dy A') ] G,
+// N x N matrix products over tiles between the transformed inputs and the transformed gradients.
+//
+// One idea: tiles go through in fixed groups of kTileGroup. The workers transform a group together, then share out the
+// products, each of which belongs to one worker; so every sum runs over the groups in order, whoever computes it, and
+// scratch does not grow with the number of tiles.
+#pragma once
+#include "winograd.h"
+
+namespace {
+
+constexpr int64_t kTileGroup = 96;         // tiles per chain of fma and between two synchronisations
+template <class T> constexpr int kWidePanel = 3 * kLanes<T>;      // columns of a panel of V: whole tiles of rows
+
+// The problem: x and g are the input and the gradient of the output.
+template <class T> struct WinogradDw {
+  int64_t n, h, w, c, top, left, o, p, q;
+  const T *x, *g;
+  T* dw;                                   // (R, R, c, o)
+};
+
+template <class T, class F> struct WinogradDwPlan {
+  int64_t c_panels, o_panels, v_size, z_size, u_size;
+  WinogradDwPlan(const WinogradDw<T>& s)
+      : c_panels(ceil_div(s.c, kWidePanel<T>)), o_panels(panels_of<T>(s.o)),
+        v_size(F::kN * F::kN * c_panels * kWidePanel<T> * kTileGroup),
+        z_size(F::kN * F::kN * o_panels * kTileCols<T> * kTileGroup),
+        u_size(F::kN * F::kN * padded(s.c, kLanes<T>) * o_panels * kTileCols<T>) {}
+  int64_t size() const { return v_size + z_size + u_size; }
+};
+
+// to[k * plane] for one vector of channels of one tile of x: B' x B.
+template <class T, class F>
+static inline void input_vector(const T* const* at, int64_t channel, int64_t left, T* to, int64_t plane) {
+  constexpr int N = F::kN;
+  vec<T> d[N], t[N * N], r[N];
+#pragma GCC unroll 6
+  for (int j = 0; j < N; ++j) {
+#pragma GCC unroll 6
+    for (int i = 0; i < N; ++i)
+      d[i] = !at[i * N + j] ? vec<T>{} : left >= kLanes<T> ? load(at[i * N + j] + channel) : load_first(at[i * N + j] + channel, left);
+    F::template input<T>(d, 1, t + j, N);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < N; ++i) {
+    F::template input<T>(t + i * N, 1, r, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane, r[j]);
+  }
+}
+
+// The same of one tile of g: A g A'.
+template <class T, class F>
+static inline void gradient_vector(const T* const* at, int64_t channel, int64_t left, T* to, int64_t plane) {
+  constexpr int N = F::kN, M = F::kM;
+  vec<T> d[M], t[N * M], r[N];
+#pragma GCC unroll 4
+  for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < M; ++i)
+      d[i] = !at[i * M + j] ? vec<T>{} : left >= kLanes<T> ? load(at[i * M + j] + channel) : load_first(at[i * M + j] + channel, left);
+    F::template output_adjoint<T>(d, 1, t + j, M);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < N; ++i) {
+    F::template output_adjoint<T>(t + i * M, 1, r, 1);
+#pragma GCC unroll 6
+    for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane, r[j]);
+  }
+}
+
+// Pixels of the size x size square at (row, column) of an image (h, w, c); null outside.
+template <class T>
+static inline void square(const T* image, int64_t h, int64_t w, int64_t c, int64_t row, int64_t column, int size, const T** at) {
+  for (int i = 0; i < size; ++i)
+    for (int j = 0; j < size; ++j) {
+      const int64_t y = row + i, x = column + j;
+      *at++ = y >= 0 && y < h && x >= 0 && x < w ? image + (y * w + x) * c : nullptr;
+    }
+}
+
+template <class T, class F>
+static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
+  constexpr int L = kLanes<T>, N = F::kN, M = F::kM, R = F::kR, NR = kTileCols<T>, WP = kWidePanel<T>, MR = kTileRows;
+  constexpr int64_t grain = 6;                              // tiles per task of the transforms
+  const WinogradDwPlan<T, F> plan(s);
+  const TileGrid grid(s.n, s.p, s.q, M);
+  T *v = scratch, *z = v + plan.v_size, *du = z + plan.z_size;
+  const int64_t v_plane = plan.c_panels * WP * kTileGroup, z_plane = plan.o_panels * NR * kTileGroup;
+  const int64_t ldu = plan.o_panels * NR, u_plane = padded(s.c, L) * ldu, strips = ceil_div(s.c, MR);
+  const int64_t cuts = least(plan.c_panels, 4);             // tasks per position, over rows of du
+  for (int64_t first = 0; first < grid.all; first += kTileGroup) {
+    const int64_t tiles = least(kTileGroup, grid.all - first);
+    parallel(call, ceil_div(tiles, grain), [&](int64_t task, int) {
+      for (int64_t i = task * grain; i < least(tiles, (task + 1) * grain); ++i) {
+        const int64_t t = first + i, sample = t / grid.per_sample, r = t % grid.per_sample;
+        const int64_t p = r / grid.columns * M, q = r % grid.columns * M;
+        const T* at[N * N];
+        square(s.x + sample * s.h * s.w * s.c, s.h, s.w, s.c, p - s.top, q - s.left, N, at);
+        for (int64_t k = 0; k < s.c; k += L)
+          input_vector<T, F>(at, k, s.c - k, v + (k / WP * kTileGroup + i) * WP + k % WP, v_plane);
+        square(s.g + sample * s.p * s.q * s.o, s.p, s.q, s.o, p, q, M, at);
+        for (int64_t k = 0; k < s.o; k += L)
+          gradient_vector<T, F>(at, k, s.o - k, z + (k / NR * kTileGroup + i) * NR + k % NR, z_plane);
+      }
+    });
+    parallel(call, N * N * cuts, [&](int64_t task, int) {
+      const int64_t k = task / cuts, cut = task % cuts;
+      const int64_t begin = tile_start(strips, cuts, cut), end = tile_start(strips, cuts, cut + 1);
+      for (int64_t j = 0; j < plan.o_panels; ++j)
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = i * MR;
+          micro_of<T, 2, false>(least(MR, s.c - row))(
+              tiles, v + k * v_plane + row / WP * kTileGroup * WP + row % WP, WP, z + k * z_plane + j * kTileGroup * NR, NR,
+              du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0);
+        }
+    });
+  }
+  const bool none = grid.all == 0;
+  parallel_range(call, s.c, ceil_div(2048, s.o > 0 ? s.o : 1), [&](int64_t c0, int64_t c1) {
+    for (int64_t i = c0; i < c1; ++i)
+      for (int64_t j = 0; j < s.o; j += L) {
+        vec<T> d[N], t[R * N], w[R];
+        for (int b = 0; b < N; ++b) {
+          for (int a = 0; a < N; ++a) d[a] = none ? vec<T>{} : load(du + (a * N + b) * u_plane + i * ldu + j);
+          F::template filter_adjoint<T>(d, 1, t + b, N);
+        }
+        for (int a = 0; a < R; ++a) {
+          F::template filter_adjoint<T>(t + a * N, 1, w, 1);
+          for (int b = 0; b < R; ++b) store_first(s.dw + ((a * R + b) * s.c + i) * s.o + j, w[b], least(L, s.o - j));
+        }
+      }
+  });
+}
+
+}  // namespace

@@ -54,9 +54,9 @@ template <class T, class F> static int64_t filter_size(int64_t c, int64_t o) {
   return F::kN * F::kN * panels_of<T>(o) * kTileCols<T> * c;
 }
 
-// w (R, R, c, o), element (i, j, c, o) at w[i * row + j * column + c * o_count + o].
+// w (R, R, c, o), element (i, j, c, o) at w[i * row + j * column + c * ld + o].
 template <class T, class F>
-static void transform_filter(const Call& call, const T* w, int64_t row, int64_t column, int64_t c, int64_t o, T* u) {
+static void transform_filter(const Call& call, const T* w, int64_t row, int64_t column, int64_t ld, int64_t c, int64_t o, T* u) {
   constexpr int L = kLanes<T>, NR = kTileCols<T>, N = F::kN, R = F::kR;
   const int64_t panels = panels_of<T>(o), plane = panels * c * NR;
   const int64_t grain = ceil_div(4096, o > 0 ? o : 1), blocks = ceil_div(c, grain);
@@ -67,7 +67,7 @@ static void transform_filter(const Call& call, const T* w, int64_t row, int64_t 
         vec<T> f[R * R], g[R * N], r[N];
         for (int a = 0; a < R; ++a)
           for (int b = 0; b < R; ++b) {
-            const T* q = w + a * row + b * column + i * o + j;
+            const T* q = w + a * row + b * column + i * ld + j;
             f[a * R + b] = left >= L ? load(q) : left > 0 ? load_first(q, left) : vec<T>{};
           }
         for (int a = 0; a < R; ++a) F::template filter<T>(f + a * R, 1, g + a * N, 1);
@@ -118,7 +118,7 @@ static inline void transform_tile(const TilePixels<T, F::kN>& pixels, const Tile
 }
 
 // The rows of a convolution's input, activated: N rows under a row of tiles at a time, padding included.
-template <class T, class F> struct Strip {
+template <class T, class F> struct ActivatedRows {
   T* at;                                   // [N][columns][channels]
   int64_t columns, sample = -1, tile_row = -1;
   static int64_t width(const TileGrid& grid) { return grid.columns * F::kM + F::kR - 1; }
@@ -158,16 +158,16 @@ template <class T, class F> struct Strip {
 // v[k][tile - first][channel - c0], rows of ld elements, for channels [c0, c1).
 template <class T, class F>
 static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& from, const TileGrid& grid, int64_t first,
-                            int64_t end, int64_t c0, int64_t c1, const T* zeros, Strip<T, F>* strip, T* v, int64_t ld) {
+                            int64_t end, int64_t c0, int64_t c1, const T* zeros, ActivatedRows<T, F>* activated, T* v, int64_t ld) {
   constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
   const int64_t plane = (end - first) * ld, channels = c1 - c0;
   const auto pixels_of = [&](int64_t t) {
     const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
     TilePixels<T, N> pixels;
-    if (strip) {
-      strip->fill(s, from, sample, r, c0, c1);
+    if (activated) {
+      activated->fill(s, from, sample, r, c0, c1);
       for (int i = 0; i < N; ++i)
-        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = strip->at + (i * strip->columns + q * M + j) * channels;
+        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = activated->at + (i * activated->columns + q * M + j) * channels;
       return pixels;
     }
     for (int i = 0; i < N; ++i)
@@ -180,8 +180,8 @@ static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& f
   };
   TilePixels<T, N> next = pixels_of(first);
   for (int64_t t = first; t < end; ++t) {
-    const TilePixels<T, N> pixels = strip && t > first ? pixels_of(t) : next;
-    if (!strip && t + 1 < end) next = pixels_of(t + 1);
+    const TilePixels<T, N> pixels = activated && t > first ? pixels_of(t) : next;
+    if (!activated && t + 1 < end) next = pixels_of(t + 1);
     T* to = v + (t - first) * ld;
     int64_t i = 0;
     for (; i + L <= channels; i += L) transform_tile<T, F, false>(pixels, next, i, L, to + i, plane);
@@ -271,7 +271,7 @@ template <class T, class F> struct WinogradPlan {
     ldm = row_of<T>(chunk * kTileCols<T>);
     v_size = F::kN * F::kN * block * ldv;
     m_size = F::kN * F::kN * block * ldm;
-    strip_size = s.scale ? padded(F::kN * Strip<T, F>::width(grid) * depth, 16) : 0;
+    strip_size = s.scale ? padded(F::kN * ActivatedRows<T, F>::width(grid) * depth, 16) : 0;
   }
   int64_t worker_size() const { return v_size + m_size + strip_size; }
   int64_t size(int threads) const { return ldv + worker_size() * (threads > 0 ? threads : 1); }
@@ -297,8 +297,8 @@ template <class T, class F> static void winograd_conv(const Call& call, const Wi
       for (int64_t c0 = 0; c0 < s.c; c0 += depth) {
         const int64_t c1 = least(s.c, c0 + depth);
         const bool last = k + 1 == s.sources && c1 == s.c;
-        Strip<T, F> strip{strip_memory, Strip<T, F>::width(grid)};
-        transform_input<T, F>(s, s.source[k], grid, first, end, c0, c1, zeros, s.scale ? &strip : nullptr, v, plan.ldv);
+        ActivatedRows<T, F> rows{strip_memory, ActivatedRows<T, F>::width(grid)};
+        transform_input<T, F>(s, s.source[k], grid, first, end, c0, c1, zeros, s.scale ? &rows : nullptr, v, plan.ldv);
         for (int64_t j = begin; j < stop; j += plan.chunk) {
           const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
           products<T, F>(v, plan.ldv, end - first, c0, c1, s.c, s.source[k].u, all, j, j1, m, plan.ldm, k > 0 || c0 > 0);

@@ -13,20 +13,27 @@ namespace {
 constexpr int64_t kTileGroup = 96;         // tiles per chain of fma and between two synchronisations
 template <class T> constexpr int kWidePanel = 3 * kLanes<T>;      // columns of a panel of V: whole tiles of rows
 
-// The problem: x and g are the input and the gradient of the output.
+// An image whose pixel (n, i, j) is at `at + n * sample + i * row + j * pixel`.
+template <class T> struct Image {
+  const T* at;
+  int64_t sample, row, pixel, h, w, channels;
+};
+
+// x and g: the input and the gradient of the output; element (i, j) of dw (R, R, c, o) at dw + i * row + j * column.
 template <class T> struct WinogradDw {
-  int64_t n, h, w, c, top, left, o, p, q;
-  const T *x, *g;
-  T* dw;                                   // (R, R, c, o)
+  int64_t n, top, left;
+  Image<T> x, g;
+  T* dw;
+  int64_t row, column;
 };
 
 template <class T, class F> struct WinogradDwPlan {
   int64_t c_panels, o_panels, v_size, z_size, u_size;
   WinogradDwPlan(const WinogradDw<T>& s)
-      : c_panels(ceil_div(s.c, kWidePanel<T>)), o_panels(panels_of<T>(s.o)),
+      : c_panels(ceil_div(s.x.channels, kWidePanel<T>)), o_panels(panels_of<T>(s.g.channels)),
         v_size(F::kN * F::kN * c_panels * kWidePanel<T> * kTileGroup),
         z_size(F::kN * F::kN * o_panels * kTileCols<T> * kTileGroup),
-        u_size(F::kN * F::kN * padded(s.c, kLanes<T>) * o_panels * kTileCols<T>) {}
+        u_size(F::kN * F::kN * padded(s.x.channels, kLanes<T>) * o_panels * kTileCols<T>) {}
   int64_t size() const { return v_size + z_size + u_size; }
 };
 
@@ -70,13 +77,14 @@ static inline void gradient_vector(const T* const* at, int64_t channel, int64_t 
   }
 }
 
-// Pixels of the size x size square at (row, column) of an image (h, w, c); null outside.
+// Pixels of the size x size square at (row, column) of a sample; null outside.
 template <class T>
-static inline void square(const T* image, int64_t h, int64_t w, int64_t c, int64_t row, int64_t column, int size, const T** at) {
+static inline void square(const Image<T>& image, int64_t sample, int64_t row, int64_t column, int size, const T** at) {
   for (int i = 0; i < size; ++i)
     for (int j = 0; j < size; ++j) {
       const int64_t y = row + i, x = column + j;
-      *at++ = y >= 0 && y < h && x >= 0 && x < w ? image + (y * w + x) * c : nullptr;
+      const bool inside = y >= 0 && y < image.h && x >= 0 && x < image.w;
+      *at++ = inside ? image.at + sample * image.sample + y * image.row + x * image.pixel : nullptr;
     }
 }
 
@@ -85,10 +93,11 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
   constexpr int L = kLanes<T>, N = F::kN, M = F::kM, R = F::kR, NR = kTileCols<T>, WP = kWidePanel<T>, MR = kTileRows;
   constexpr int64_t grain = 6;                              // tiles per task of the transforms
   const WinogradDwPlan<T, F> plan(s);
-  const TileGrid grid(s.n, s.p, s.q, M);
+  const TileGrid grid(s.n, s.g.h, s.g.w, M);
+  const int64_t c = s.x.channels, o = s.g.channels;
   T *v = scratch, *z = v + plan.v_size, *du = z + plan.z_size;
   const int64_t v_plane = plan.c_panels * WP * kTileGroup, z_plane = plan.o_panels * NR * kTileGroup;
-  const int64_t ldu = plan.o_panels * NR, u_plane = padded(s.c, L) * ldu, strips = ceil_div(s.c, MR);
+  const int64_t ldu = plan.o_panels * NR, u_plane = padded(c, L) * ldu, strips = ceil_div(c, MR);
   const int64_t cuts = least(plan.c_panels, 4);             // tasks per position, over rows of du
   for (int64_t first = 0; first < grid.all; first += kTileGroup) {
     const int64_t tiles = least(kTileGroup, grid.all - first);
@@ -97,12 +106,12 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
         const int64_t t = first + i, sample = t / grid.per_sample, r = t % grid.per_sample;
         const int64_t p = r / grid.columns * M, q = r % grid.columns * M;
         const T* at[N * N];
-        square(s.x + sample * s.h * s.w * s.c, s.h, s.w, s.c, p - s.top, q - s.left, N, at);
-        for (int64_t k = 0; k < s.c; k += L)
-          input_vector<T, F>(at, k, s.c - k, v + (k / WP * kTileGroup + i) * WP + k % WP, v_plane);
-        square(s.g + sample * s.p * s.q * s.o, s.p, s.q, s.o, p, q, M, at);
-        for (int64_t k = 0; k < s.o; k += L)
-          gradient_vector<T, F>(at, k, s.o - k, z + (k / NR * kTileGroup + i) * NR + k % NR, z_plane);
+        square(s.x, sample, p - s.top, q - s.left, N, at);
+        for (int64_t k = 0; k < c; k += L)
+          input_vector<T, F>(at, k, c - k, v + (k / WP * kTileGroup + i) * WP + k % WP, v_plane);
+        square(s.g, sample, p, q, M, at);
+        for (int64_t k = 0; k < o; k += L)
+          gradient_vector<T, F>(at, k, o - k, z + (k / NR * kTileGroup + i) * NR + k % NR, z_plane);
       }
     });
     parallel(call, N * N * cuts, [&](int64_t task, int) {
@@ -111,16 +120,16 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
       for (int64_t j = 0; j < plan.o_panels; ++j)
         for (int64_t i = begin; i < end; ++i) {
           const int64_t row = i * MR;
-          micro_of<T, 2, false>(least(MR, s.c - row))(
+          micro_of<T, 2, false>(least(MR, c - row))(
               tiles, v + k * v_plane + row / WP * kTileGroup * WP + row % WP, WP, z + k * z_plane + j * kTileGroup * NR, NR,
               du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0);
         }
     });
   }
   const bool none = grid.all == 0;
-  parallel_range(call, s.c, ceil_div(2048, s.o > 0 ? s.o : 1), [&](int64_t c0, int64_t c1) {
+  parallel_range(call, c, ceil_div(2048, o > 0 ? o : 1), [&](int64_t c0, int64_t c1) {
     for (int64_t i = c0; i < c1; ++i)
-      for (int64_t j = 0; j < s.o; j += L) {
+      for (int64_t j = 0; j < o; j += L) {
         vec<T> d[N], t[R * N], w[R];
         for (int b = 0; b < N; ++b) {
           for (int a = 0; a < N; ++a) d[a] = none ? vec<T>{} : load(du + (a * N + b) * u_plane + i * ldu + j);
@@ -128,7 +137,7 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
         }
         for (int a = 0; a < R; ++a) {
           F::template filter_adjoint<T>(t + a * N, 1, w, 1);
-          for (int b = 0; b < R; ++b) store_first(s.dw + ((a * R + b) * s.c + i) * s.o + j, w[b], least(L, s.o - j));
+          for (int b = 0; b < R; ++b) store_first(s.dw + a * s.row + b * s.column + i * o + j, w[b], least(L, o - j));
         }
       }
   });

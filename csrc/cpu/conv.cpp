@@ -9,6 +9,7 @@
 #include "epilogue.h"
 #include "few_outputs.h"
 #include "implicit_gemm.h"
+#include "winograd_conv.h"
 
 namespace {
 
@@ -38,7 +39,22 @@ static Product<T> forward_product(const Conv& s, const T* x, const T* w, T* y, F
   return {s.n * s.h * s.w, s.o, s.c, x, s.c, true, w, s.o, true, y, s.o, finish, context};
 }
 
+// Bytes of scratch where Winograd's algorithm serves the pass, and the pass itself if there is scratch; else 0.
+template <class T>
+static int64_t forward_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* w, T* y,
+                                   Finish<T> finish, const void* context, void* scratch) {
+  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.c, s.o, s.p, s.q);
+  if (s.empty() || variant == kGemm) return 0;
+  WinogradConv<T> conv = whole_output(s, y);
+  conv.finish = finish, conv.context = context;
+  return with_variant(s, variant, [&](auto f) {
+    return winograd_forward<T, decltype(f)>(c, s, x, w, nullptr, conv, scratch);
+  });
+}
+
 template <class T> static int64_t forward_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
+  if (const int64_t bytes = forward_by_winograd<T>(c, s, asked, in<T>(c, 0), in<T>(c, 1), nullptr, nullptr, nullptr, nullptr))
+    return bytes;
   if (s.empty()) return taps_bytes(s);
   const TapConv<T> conv = forward_conv<T>(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
   switch (choose_forward(s, asked)) {
@@ -59,6 +75,7 @@ static void forward(const Call& c, const Conv& s, ConvAlgorithm asked, const T* 
     if (finish && s.n * s.p * s.q * s.o > 0) finish(context, 0, 0, s.n * s.p * s.q, s.o);
     return;
   }
+  if (forward_by_winograd(c, s, asked, x, w, y, finish, context, c.scratch)) return;
   switch (choose_forward(s, asked)) {
     case kDirect:
       if (s.depthwise()) {
@@ -103,8 +120,17 @@ template <class F> inline void phases(const Conv& s, F body) {
     for (int64_t b = 0; b < least(s.stride_w, s.w); ++b) body(a, b);
 }
 
+template <class T>
+static int64_t dx_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* g, const T* w, T* dx, void* scratch) {
+  const int64_t halves = s.stride_h;
+  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.o, s.c, ceil_div(s.h, halves), ceil_div(s.w, halves));
+  if (s.empty() || variant == kGemm) return 0;
+  return with_variant(s, variant, [&](auto f) { return winograd_dx<T, decltype(f)>(c, s, g, w, dx, scratch); });
+}
+
 template <class T> static int64_t dx_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
   if (s.empty()) return 0;
+  if (const int64_t bytes = dx_by_winograd<T>(c, s, asked, in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr)) return bytes;
   const bool direct = choose_dx(s, asked) == kDirect;
   if (direct && s.depthwise()) return 0;
   if (!direct && s.pointwise()) return gemm_scratch<T>(c, s.n * s.h * s.w, s.c, s.o, true, false);
@@ -123,6 +149,7 @@ static void gradient_x(const Call& c, const Conv& s, ConvAlgorithm asked, const 
     memset(dx, 0, size_t(s.n * s.h * s.w * s.c) * sizeof(T));
     return;
   }
+  if (dx_by_winograd(c, s, asked, g, w, dx, c.scratch)) return;
   const bool direct = choose_dx(s, asked) == kDirect;
   if (direct && s.depthwise()) return depthwise_dx(c, s, g, w, dx);
   if (!direct && s.pointwise())
@@ -137,13 +164,24 @@ static void gradient_x(const Call& c, const Conv& s, ConvAlgorithm asked, const 
 
 // ---- gradient in w --------------------------------------------------------------------------------------------------
 
+template <class T>
+static int64_t dw_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw, void* scratch) {
+  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.c, s.o, s.p, s.q);
+  if (s.empty() || s.n == 0 || variant == kGemm) return 0;
+  return with_variant(s, variant, [&](auto f) {
+    return winograd_filter_gradient<T, decltype(f)>(c, s, x, g, dw, scratch);
+  });
+}
+
 template <class T> static int64_t dw_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
   if (s.empty()) return 0;
+  if (const int64_t bytes = dw_by_winograd<T>(c, s, asked, in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr)) return bytes;
   return choose_dw(s, asked) == kDirect ? depthwise_dw_scratch<T>(s) : conv_dw_scratch<T>(c, s);
 }
 
 template <class T>
 static void gradient_w(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw) {
+  if (dw_by_winograd(c, s, asked, x, g, dw, c.scratch)) return;
   if (!s.empty() && choose_dw(s, asked) == kDirect) depthwise_dw(c, s, x, g, dw, c.scratch);
   else conv_dw(c, s, x, g, dw, c.scratch);
 }

@@ -18,6 +18,7 @@ from .optim import *
 from .pairwise import *
 from .random import *
 from .reduce import *
+from .resample import *
 from .transport import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other

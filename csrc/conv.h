@@ -15,9 +15,14 @@ struct Conv {
   int64_t n, h, w, c;                        // input: samples, rows, columns, channels
   int64_t kh, kw, o;                         // filter: rows, columns, output channels
   int64_t p, q;                              // output: rows, columns
-  int64_t stride_h, stride_w, top, left, dilation_h, dilation_w, groups;
+  int64_t stride_h, stride_w, top, left, bottom, right, dilation_h, dilation_w, groups;
   int64_t group_c() const { return c / groups; }
   int64_t group_o() const { return o / groups; }
+  bool pointwise() const {                   // one product of matrices, with nothing to gather
+    return kh == 1 && kw == 1 && stride_h == 1 && stride_w == 1 && top + left + bottom + right == 0 && groups == 1;
+  }
+  bool depthwise() const { return groups == c && groups == o && c > 1; }
+  bool empty() const { return n * h * w * c * p * q * o * kh * kw == 0; }
 };
 
 // Reads a tuple attribute, encoded as its length and its values: one value stands for all, two for (rows, columns) or,
@@ -35,13 +40,32 @@ struct Conv {
   attr = read_tuple(attr, padding, 4);
   attr = read_tuple(attr, dilation, 2);
   s.stride_h = stride[0], s.stride_w = stride[1], s.dilation_h = dilation[0], s.dilation_w = dilation[1];
-  s.top = padding[0], s.left = padding[2];
+  s.top = padding[0], s.bottom = padding[1], s.left = padding[2], s.right = padding[3];
   s.groups = int64_t(attr[0]);
   const int64_t rows = s.h + padding[0] + padding[1] - dilation[0] * (s.kh - 1) - 1;
   const int64_t columns = s.w + padding[2] + padding[3] - dilation[1] * (s.kw - 1) - 1;
   s.p = rows < 0 ? 0 : rows / stride[0] + 1;
   s.q = columns < 0 ? 0 : columns / stride[1] + 1;
   return ConvAlgorithm(int(attr[1]));
+}
+
+// ---- which algorithm serves a pass: a matter of the shape of one sample, so that a batch does not change bits ---------
+
+constexpr int64_t kFewChannels = 4;          // so few outputs waste most of a tile of a matrix product
+
+[[maybe_unused]] inline ConvAlgorithm choose_forward(const Conv& s, ConvAlgorithm asked) {
+  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
+  return s.depthwise() || (s.groups == 1 && s.o <= kFewChannels && s.c >= 2 * kFewChannels) ? kDirect : kGemm;
+}
+
+[[maybe_unused]] inline ConvAlgorithm choose_dx(const Conv& s, ConvAlgorithm asked) {
+  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
+  return s.depthwise() || (s.groups == 1 && s.c <= kFewChannels && s.o >= 2 * kFewChannels) ? kDirect : kGemm;
+}
+
+[[maybe_unused]] inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
+  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
+  return s.depthwise() ? kDirect : kGemm;
 }
 
 }  // namespace

@@ -1,8 +1,7 @@
 // Matrix products and the linear layer: gemm.h with the right strides, and an epilogue for bias and activation.
 //
-// The epilogue runs on each finished tile while it is in the first-level cache. It uses the same vector functions as
-// activation.cpp, so linear_act has the bits of linear followed by the activation.
-#include "activation_math.h"
+// The epilogue runs on each finished tile while it is in the first-level cache (epilogue.h).
+#include "epilogue.h"
 #include "gemm.h"
 
 namespace {
@@ -24,60 +23,6 @@ template <class T> inline Product<T> forward(const Call& c, T* to) {
   return {n, o, d, in<T>(c, 0), d, true, in<T>(c, 1), o, true, to, o, nullptr, nullptr};
 }
 
-// ---- epilogue -------------------------------------------------------------------------------------------------------
-
-template <class T> struct Layer {
-  const T* bias;
-  T *y, *h;                // h may be null
-  int64_t ld;
-};
-
-struct Identity {
-  template <class T> static vec<T> f(vec<T> x) { return x; }
-};
-
-// The tile holds x w, in h if it is wanted and in y otherwise; leave h = x w + b and y = f(h).
-template <class T, class F>
-static void finish_layer(const void* context, int64_t i, int64_t j, int64_t m, int64_t n) {
-  constexpr int L = kLanes<T>;
-  const Layer<T>& s = *static_cast<const Layer<T>*>(context);
-  for (int64_t q = 0; q < n; q += L) {
-    const int64_t w = n - q;
-    if (w >= L) {
-      const vec<T> b = load(s.bias + j + q);
-      for (int64_t r = i; r < i + m; ++r) {
-        T* y = s.y + r * s.ld + j + q;
-        T* h = s.h ? s.h + r * s.ld + j + q : nullptr;
-        const vec<T> v = load(h ? h : y) + b;
-        if (h) store(h, v);
-        store(y, F::template f<T>(v));
-      }
-    } else {
-      const vec<T> b = load_first(s.bias + j + q, w);
-      for (int64_t r = i; r < i + m; ++r) {
-        T* y = s.y + r * s.ld + j + q;
-        T* h = s.h ? s.h + r * s.ld + j + q : nullptr;
-        const vec<T> v = load_first(h ? h : y, w) + b;
-        if (h) store_first(h, v, w);
-        store_first(y, F::template f<T>(v), w);
-      }
-    }
-  }
-}
-
-// In the order of `choices` in ops/matmul.py.
-template <class T> static void (*activation_of(int a))(const void*, int64_t, int64_t, int64_t, int64_t) {
-  switch (a) {
-    case 0: return finish_layer<T, Relu>;
-    case 1: return finish_layer<T, LeakyRelu>;
-    case 2: return finish_layer<T, Silu>;
-    case 3: return finish_layer<T, Gelu>;
-    case 4: return finish_layer<T, Tanh>;
-    case 5: return finish_layer<T, Sigmoid>;
-    default: return finish_layer<T, Softplus>;
-  }
-}
-
 }  // namespace
 
 KERNEL_SCRATCH(matmul, matmul_bytes) { gemm(c, forward<T>(c, out<T>(c))); }
@@ -94,7 +39,7 @@ KERNEL_SCRATCH(matmul_dw, matmul_dw_bytes) {
 
 KERNEL_SCRATCH(linear, matmul_bytes) {
   Product<T> g = forward<T>(c, out<T>(c));
-  const Layer<T> layer = {in<T>(c, 2), out<T>(c), nullptr, g.n};
+  const Layer<T> layer = {in<T>(c, 2), nullptr, out<T>(c), nullptr, g.n};
   g.finish = finish_layer<T, Identity>;
   g.context = &layer;
   gemm(c, g);
@@ -103,7 +48,7 @@ KERNEL_SCRATCH(linear, matmul_bytes) {
 KERNEL_SCRATCH(linear_act, matmul_bytes) {
   T *y = out<T>(c, 0), *h = out<T>(c, 1);
   Product<T> g = forward<T>(c, h ? h : y);
-  const Layer<T> layer = {in<T>(c, 2), y, h, g.n};
+  const Layer<T> layer = {in<T>(c, 2), nullptr, y, h, g.n};
   g.finish = activation_of<T>(int(c.attr[0]));
   g.context = &layer;
   gemm(c, g);

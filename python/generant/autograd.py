@@ -363,18 +363,38 @@ def linear_pair(f: Op, f_t: Op) -> None:
     f.keep = f_t.keep = ""
 
 
-def bilinear_triple(f: Op, dx: Op, dw: Op) -> None:
+def bilinear_triple(
+    f: Op, dx: Op, dw: Op, dx_attrs: Callable | None = None, dw_attrs: Callable | None = None
+) -> None:
     """y = f(x, w), dx(g, w) and dw(x, g) contract one trilinear form, so together they are closed under
-    differentiation, to every order (matrix product, convolution)."""
+    differentiation, to every order (matrix product, convolution).
+
+    The three take the same attributes, and dx and dw some of their own where an output's shape does not follow from
+    the inputs': dx_attrs(x) gives those of dx, for x of that shape, dw_attrs(w) those of dw.
+    """
+
+    def of_x(x: Any) -> dict[str, Any]:
+        return dx_attrs(x) if dx_attrs else {}
+
+    def of_w(w: Any) -> dict[str, Any]:
+        return dw_attrs(w) if dw_attrs else {}
 
     def f_rule(gys: Any, ys: Any, needs: Any, x: Any, w: Any, **a: Any) -> Gradients:
-        return [dx(gys[0], w, **a) if needs[0] else None, dw(x, gys[0], **a) if needs[1] else None]
+        return [
+            dx(gys[0], w, **of_x(x), **a) if needs[0] else None, dw(x, gys[0], **of_w(w), **a) if needs[1] else None
+        ]
 
     def dx_rule(gys: Any, ys: Any, needs: Any, g: Any, w: Any, **a: Any) -> Gradients:
-        return [f(gys[0], w, **a) if needs[0] else None, dw(gys[0], g, **a) if needs[1] else None]
+        a = {k: v for k, v in a.items() if k not in of_x(gys[0])}
+        return [
+            f(gys[0], w, **a) if needs[0] else None, dw(gys[0], g, **of_w(w), **a) if needs[1] else None
+        ]
 
     def dw_rule(gys: Any, ys: Any, needs: Any, x: Any, g: Any, **a: Any) -> Gradients:
-        return [dx(g, gys[0], **a) if needs[0] else None, f(x, gys[0], **a) if needs[1] else None]
+        a = {k: v for k, v in a.items() if k not in of_w(gys[0])}
+        return [
+            dx(g, gys[0], **of_x(x), **a) if needs[0] else None, f(x, gys[0], **a) if needs[1] else None
+        ]
 
     f.rule, dx.rule, dw.rule = f_rule, dx_rule, dw_rule
     f.keep = dx.keep = dw.keep = "x"

@@ -6,6 +6,7 @@ Everything that is not an array is keyword-only. Ops are differentiable to any o
 from ._table import TABLE
 from .activation import *
 from .arithmetic import *
+from .conv import *
 from .diffusion import *
 from .gather import *
 from .kernel_matvec import *

@@ -1,0 +1,234 @@
+// Convolution: which engine serves which shape, and how its three passes are lists of filter taps.
+//
+// conv2d_dx with a stride is one convolution per phase of the input pixels, each with the taps that meet it. Everything
+// else is in the engines: implicit_gemm.h, conv_dw.h, depthwise.h, few_outputs.h, and gemm.h for 1 x 1.
+#include "conv.h"
+
+#include "conv_dw.h"
+#include "depthwise.h"
+#include "epilogue.h"
+#include "few_outputs.h"
+#include "implicit_gemm.h"
+
+namespace {
+
+template <class T> using Finish = void (*)(const void*, int64_t, int64_t, int64_t, int64_t);
+
+inline int64_t taps_bytes(const Conv& s) { return round64(s.kh * s.kw * int64_t(sizeof(Tap))); }
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+inline TapList forward_taps(const Conv& s, Tap* to) {
+  TapList list{};
+  list.taps = to;
+  for (int64_t i = 0; i < s.kh; ++i)
+    for (int64_t j = 0; j < s.kw; ++j)
+      add_tap(list, to, {i * s.dilation_h - s.top, j * s.dilation_w - s.left, i * s.kw + j});
+  return list;
+}
+
+template <class T>
+static TapConv<T> forward_conv(const Conv& s, Tap* taps, const T* x, const T* w, T* y, Finish<T> finish, const void* context) {
+  return {x, s.n, s.h, s.w, s.c, s.p, s.q, s.stride_h, s.stride_w, y, s.p, s.q, s.o, 1, 1, 0, 0, forward_taps(s, taps),
+          w, s.group_c() * s.o, s.group_o(), s.o, true, s.groups, finish, context};
+}
+
+template <class T>
+static Product<T> forward_product(const Conv& s, const T* x, const T* w, T* y, Finish<T> finish, const void* context) {
+  return {s.n * s.h * s.w, s.o, s.c, x, s.c, true, w, s.o, true, y, s.o, finish, context};
+}
+
+template <class T> static int64_t forward_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
+  if (s.empty()) return taps_bytes(s);
+  const TapConv<T> conv = forward_conv<T>(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
+  switch (choose_forward(s, asked)) {
+    case kDirect: return s.depthwise() ? 0 : taps_bytes(s) + few_outputs_scratch(c, conv);
+    default: break;
+  }
+  if (s.pointwise()) return gemm_scratch<T>(c, s.n * s.h * s.w, s.o, s.c, true, true);
+  return taps_bytes(s) + tap_conv_scratch(c, conv);
+}
+
+// y = conv2d(x, w), each finished piece given to `finish`, which may be null.
+template <class T>
+static void forward(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* w, T* y, Finish<T> finish,
+                    const void* context) {
+  Tap* const taps = static_cast<Tap*>(c.scratch);
+  if (s.empty()) {                           // no channels or no filter: a sum of nothing
+    memset(y, 0, size_t(s.n * s.p * s.q * s.o) * sizeof(T));
+    if (finish && s.n * s.p * s.q * s.o > 0) finish(context, 0, 0, s.n * s.p * s.q, s.o);
+    return;
+  }
+  switch (choose_forward(s, asked)) {
+    case kDirect:
+      if (s.depthwise()) {
+        depthwise(c, s, x, w, false, y, [&](int64_t pixel, int64_t count) {
+          if (finish) finish(context, pixel, 0, count, s.o);
+        });
+      } else {
+        few_outputs(c, forward_conv<T>(s, taps, x, w, y, finish, context), static_cast<char*>(c.scratch) + taps_bytes(s));
+      }
+      return;
+    default: break;
+  }
+  if (s.pointwise()) gemm(c, forward_product<T>(s, x, w, y, finish, context));
+  else tap_conv(c, forward_conv<T>(s, taps, x, w, y, finish, context), static_cast<char*>(c.scratch) + taps_bytes(s));
+}
+
+// ---- gradient in x --------------------------------------------------------------------------------------------------
+
+// Taps of the input pixels with rows a + k * stride_h and columns b + k * stride_w, as seen from g.
+inline TapList phase_taps(const Conv& s, int64_t a, int64_t b, Tap* to) {
+  TapList list{};
+  list.taps = to;
+  for (int64_t i = 0; i < s.kh; ++i)
+    for (int64_t j = 0; j < s.kw; ++j) {
+      const int64_t row = a + s.top - i * s.dilation_h, column = b + s.left - j * s.dilation_w;
+      if (row % s.stride_h == 0 && column % s.stride_w == 0)
+        add_tap(list, to, {row / s.stride_h, column / s.stride_w, i * s.kw + j});
+    }
+  return list;
+}
+
+template <class T>
+static TapConv<T> phase_conv(const Conv& s, int64_t a, int64_t b, Tap* taps, const T* g, const T* w, T* dx) {
+  return {g, s.n, s.p, s.q, s.o, ceil_div(s.h - a, s.stride_h), ceil_div(s.w - b, s.stride_w), 1, 1,
+          dx, s.h, s.w, s.c, s.stride_h, s.stride_w, a, b, phase_taps(s, a, b, taps),
+          w, s.group_c() * s.o, s.group_o(), s.o, false, s.groups, nullptr, nullptr};
+}
+
+// body(a, b) for every phase that has pixels.
+template <class F> inline void phases(const Conv& s, F body) {
+  for (int64_t a = 0; a < least(s.stride_h, s.h); ++a)
+    for (int64_t b = 0; b < least(s.stride_w, s.w); ++b) body(a, b);
+}
+
+template <class T> static int64_t dx_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
+  if (s.empty()) return 0;
+  const bool direct = choose_dx(s, asked) == kDirect;
+  if (direct && s.depthwise()) return 0;
+  if (!direct && s.pointwise()) return gemm_scratch<T>(c, s.n * s.h * s.w, s.c, s.o, true, false);
+  int64_t most = 0;
+  phases(s, [&](int64_t a, int64_t b) {
+    const TapConv<T> conv = phase_conv<T>(s, a, b, nullptr, nullptr, nullptr, nullptr);
+    const int64_t bytes = direct ? few_outputs_scratch(c, conv) : tap_conv_scratch(c, conv);
+    if (bytes > most) most = bytes;
+  });
+  return taps_bytes(s) + most;
+}
+
+template <class T>
+static void gradient_x(const Call& c, const Conv& s, ConvAlgorithm asked, const T* g, const T* w, T* dx) {
+  if (s.empty()) {
+    memset(dx, 0, size_t(s.n * s.h * s.w * s.c) * sizeof(T));
+    return;
+  }
+  const bool direct = choose_dx(s, asked) == kDirect;
+  if (direct && s.depthwise()) return depthwise_dx(c, s, g, w, dx);
+  if (!direct && s.pointwise())
+    return gemm(c, Product<T>{s.n * s.h * s.w, s.c, s.o, g, s.o, true, w, s.o, false, dx, s.c, nullptr, nullptr});
+  phases(s, [&](int64_t a, int64_t b) {
+    const TapConv<T> conv = phase_conv<T>(s, a, b, static_cast<Tap*>(c.scratch), g, w, dx);
+    void* const rest = static_cast<char*>(c.scratch) + taps_bytes(s);
+    if (direct) few_outputs(c, conv, rest);
+    else tap_conv(c, conv, rest);
+  });
+}
+
+// ---- gradient in w --------------------------------------------------------------------------------------------------
+
+template <class T> static int64_t dw_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
+  if (s.empty()) return 0;
+  return choose_dw(s, asked) == kDirect ? depthwise_dw_scratch<T>(s) : conv_dw_scratch<T>(c, s);
+}
+
+template <class T>
+static void gradient_w(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw) {
+  if (!s.empty() && choose_dw(s, asked) == kDirect) depthwise_dw(c, s, x, g, dw, c.scratch);
+  else conv_dw(c, s, x, g, dw, c.scratch);
+}
+
+// ---- calls ----------------------------------------------------------------------------------------------------------
+
+struct Problem {
+  Conv s;
+  ConvAlgorithm algorithm;
+};
+
+// `attr` starts at stride. x (n, h, w, c); w (kh, kw, c / groups, o).
+inline Problem of_x_w(const Array& x, const Array& w, const double* attr) {
+  Problem a{};
+  Conv& s = a.s;
+  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
+  s.kh = w.shape[0], s.kw = w.shape[1], s.o = w.shape[3];
+  a.algorithm = read_geometry(attr, s);
+  return a;
+}
+
+inline Problem of_g_w(const Call& c) {       // size, stride, ...
+  Problem a{};
+  Conv& s = a.s;
+  const Array &g = c.in[0], &w = c.in[1];
+  int64_t size[2];
+  const double* attr = read_tuple(c.attr, size, 2);
+  s.n = g.shape[0], s.h = size[0], s.w = size[1];
+  s.kh = w.shape[0], s.kw = w.shape[1], s.o = w.shape[3];
+  a.algorithm = read_geometry(attr, s);
+  s.c = w.shape[2] * s.groups;
+  return a;
+}
+
+inline Problem of_x_g(const Call& c) {       // kernel, stride, ...
+  Problem a{};
+  Conv& s = a.s;
+  const Array &x = c.in[0], &g = c.in[1];
+  int64_t kernel[2];
+  const double* attr = read_tuple(c.attr, kernel, 2);
+  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
+  s.kh = kernel[0], s.kw = kernel[1], s.o = g.shape[3];
+  a.algorithm = read_geometry(attr, s);
+  return a;
+}
+
+template <class T> int64_t conv2d_bytes(const Call& c) {
+  const Problem a = of_x_w(c.in[0], c.in[1], c.attr);
+  return forward_scratch<T>(c, a.s, a.algorithm);
+}
+template <class T> int64_t conv2d_act_bytes(const Call& c) {
+  const Problem a = of_x_w(c.in[0], c.in[1], c.attr + 1);
+  return forward_scratch<T>(c, a.s, a.algorithm);
+}
+template <class T> int64_t conv2d_dx_bytes(const Call& c) {
+  const Problem a = of_g_w(c);
+  return dx_scratch<T>(c, a.s, a.algorithm);
+}
+template <class T> int64_t conv2d_dw_bytes(const Call& c) {
+  const Problem a = of_x_g(c);
+  return dw_scratch<T>(c, a.s, a.algorithm);
+}
+
+}  // namespace
+
+KERNEL_SCRATCH(conv2d, conv2d_bytes) {
+  const Problem a = of_x_w(c.in[0], c.in[1], c.attr);
+  forward<T>(c, a.s, a.algorithm, in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr, nullptr);
+}
+
+KERNEL_SCRATCH(conv2d_act, conv2d_act_bytes) {
+  const Problem a = of_x_w(c.in[0], c.in[1], c.attr + 1);
+  T *y = out<T>(c, 0), *h = out<T>(c, 1);
+  const Layer<T> layer = {in<T>(c, 2), in<T>(c, 3), y, h, a.s.o};
+  const int activation = int(c.attr[0]);     // identity, then the order of ACTIVATIONS in ops/matmul.py
+  const Finish<T> finish = activation == 0 ? finish_layer<T, Identity> : activation_of<T>(activation - 1);
+  forward<T>(c, a.s, a.algorithm, in<T>(c, 0), in<T>(c, 1), h ? h : y, finish, &layer);
+}
+
+KERNEL_SCRATCH(conv2d_dx, conv2d_dx_bytes) {
+  const Problem a = of_g_w(c);
+  gradient_x<T>(c, a.s, a.algorithm, in<T>(c, 0), in<T>(c, 1), out<T>(c));
+}
+
+KERNEL_SCRATCH(conv2d_dw, conv2d_dw_bytes) {
+  const Problem a = of_x_g(c);
+  gradient_w<T>(c, a.s, a.algorithm, in<T>(c, 0), in<T>(c, 1), out<T>(c));
+}

@@ -1,0 +1,139 @@
+// What the convolutions share: strips of padded input, and a micro-kernel that reads its left operand through pointers.
+//
+// A convolution is a product whose left matrix is never formed. In NHWC the numbers that one filter tap reads are a run
+// of memory, at a fixed distance from where the pixel starts; so MR pointers and a list of runs describe MR rows of that
+// matrix. A strip is a block of the input copied with its zeros around it, so no run needs a test for the border. The
+// copy costs one load and store per number, against one multiplication per tap and output channel.
+#pragma once
+#include "gemm.h"
+
+namespace {
+
+inline int64_t round64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+struct Run {
+  int64_t offset, length;  // numbers offset, offset + step, ... of every row
+};
+
+// c[MR][n] (+)= sum over the runs and p < length of a[i][offset + p * step] b[.][n]; the rows of b follow each other,
+// kTileCols apart. n <= NV vectors, of which the last holds `last` columns. One chain of fma per element.
+template <class T, int MR, int NV>
+static void micro_runs(const T* const* a, const Run* runs, int64_t count, int64_t step, const T* __restrict b,
+                       T* const* c, int64_t last, bool add) {
+  constexpr int L = kLanes<T>;
+  vec<T> acc[MR][NV];
+  const T* row[MR];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    row[i] = a[i];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      acc[i][j] = vec<T>{};
+      __builtin_prefetch(c[i] + j * L, 1);
+    }
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t end = runs[r].offset + runs[r].length * step;
+    for (int64_t p = runs[r].offset; p != end; p += step) {
+      vec<T> bv[NV];
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) bv[j] = load(b + j * L);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const vec<T> av = broadcast(row[i][p]);
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+      }
+      b += kTileCols<T>;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      T* q = c[i] + j * L;
+      if (j < NV - 1 || last == L) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
+      else store_first(q, add ? load_first(q, last) + acc[i][j] : acc[i][j], last);
+    }
+  }
+}
+
+template <class T>
+using MicroRuns = void (*)(const T* const*, const Run*, int64_t, int64_t, const T*, T* const*, int64_t, bool);
+
+template <class T, int NV> static MicroRuns<T> micro_runs_of(int64_t rows) {
+#define GENERANT_ROWS_(r) case r: return micro_runs<T, r, NV>;
+  switch (rows) {
+    GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
+#if defined(__AVX512F__)
+    GENERANT_ROWS_(6) GENERANT_ROWS_(7) GENERANT_ROWS_(8) GENERANT_ROWS_(9) GENERANT_ROWS_(10) GENERANT_ROWS_(11)
+#endif
+    default: return micro_runs<T, kTileRows, NV>;
+  }
+#undef GENERANT_ROWS_
+}
+
+// ---- strips ------------------------------------------------------------------------------------------------------
+
+// A window of a grid of pixels: `samples` whole planes, or `rows` x `columns` of one plane.
+struct Window {
+  int64_t samples, rows, columns;
+  int64_t pixels() const { return samples * rows * columns; }
+};
+
+// Windows of at most `most` pixels over p x q: several small samples, some full rows, or a part of one row. Sizes are
+// as even as they come.
+inline Window window_of(int64_t n, int64_t p, int64_t q, int64_t most) {
+  if (p * q <= most) return {least(n, most / (p * q)), p, q};
+  if (q <= most) return {1, ceil_div(p, ceil_div(p, most / q)), q};
+  return {1, 1, ceil_div(q, ceil_div(q, most))};
+}
+
+// How a strip lies in memory, and which part of the input a window reads. The window's pixel (i, j) reads rows
+// i * step_h + [0, span_h) and columns j * step_w + [0, span_w) of the strip.
+struct Strip {
+  int64_t h, w, c;                  // of the input
+  int64_t step_h, step_w, first_h, first_w, span_h, span_w;
+  int64_t rows, columns, pitch;     // of the strip, per sample; numbers from one pixel to the next
+  int64_t size(const Window& a) const { return a.samples * rows * columns * pitch; }
+};
+
+// pitch: pixels that lie a power of two apart share cache sets.
+template <class T> inline int64_t pitch_of(int64_t c) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  return c % (8 * line) == 0 ? c + line : c;
+}
+
+// Copy what the window at (sample, row, column) reads, zeros outside the input. wanted(r): whether row r of the strip
+// is read at all.
+template <class T, class F>
+static void copy_strip(const Strip& s, const T* x, int64_t sample, int64_t samples, int64_t row, int64_t n_rows,
+                       int64_t column, int64_t n_columns, F wanted, T* to) {
+  const int64_t h0 = row * s.step_h + s.first_h, w0 = column * s.step_w + s.first_w;
+  const int64_t rows = (n_rows - 1) * s.step_h + s.span_h, columns = (n_columns - 1) * s.step_w + s.span_w;
+  const int64_t left = w0 < 0 ? least(-w0, columns) : 0;
+  const int64_t inside = s.w - w0 < left ? left : least(columns, s.w - w0);        // columns [left, inside) are in x
+  for (int64_t k = 0; k < samples; ++k)
+    for (int64_t r = 0; r < rows; ++r) {
+      if (!wanted(r)) continue;
+      T* q = to + (k * s.rows + r) * s.columns * s.pitch;
+      const int64_t h = h0 + r;
+      if (h < 0 || h >= s.h || left == inside) {
+        memset(q, 0, size_t(columns * s.pitch) * sizeof(T));
+        continue;
+      }
+      memset(q, 0, size_t(left * s.pitch) * sizeof(T));
+      const T* from = x + (((sample + k) * s.h + h) * s.w + w0 + left) * s.c;
+      if (s.pitch == s.c) {
+        memcpy(q + left * s.pitch, from, size_t((inside - left) * s.c) * sizeof(T));
+      } else {
+        for (int64_t j = left; j < inside; ++j, from += s.c) {
+          memcpy(q + j * s.pitch, from, size_t(s.c) * sizeof(T));
+          memset(q + j * s.pitch + s.c, 0, size_t(s.pitch - s.c) * sizeof(T));
+        }
+      }
+      memset(q + inside * s.pitch, 0, size_t((columns - inside) * s.pitch) * sizeof(T));
+    }
+}
+
+}  // namespace

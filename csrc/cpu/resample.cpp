@@ -143,6 +143,12 @@ template <class T> struct Lanes1 {
   static void put(T* p, V v) { *p = v; }
   static P places(const uint8_t* p) { return *p; }
   static void put_places(uint8_t* p, P k) { *p = uint8_t(k); }
+  // Arithmetic, since the outcome is random and a branch would be guessed wrong; a NaN is rare.
+  static void take(V& m, P& place, V v, P k) {
+    place ^= (place ^ k) & -P(v > m);
+    m = v > m ? v : m;
+    if (__builtin_expect(v != v, 0)) m = v, place = k;
+  }
 };
 template <class T> struct LanesN {
   using V = vec<T>;
@@ -158,6 +164,11 @@ template <class T> struct LanesN {
   static void put_places(uint8_t* p, P k) {
     const Bytes b = __builtin_convertvector(k, Bytes);
     memcpy(p, &b, sizeof b);
+  }
+  static void take(V& m, P& place, V v, int32_t k) {
+    const auto larger = (v > m) | (v != v);
+    m = larger ? v : m;
+    place = larger ? P{} + k : place;
   }
 };
 
@@ -216,24 +227,14 @@ static inline void max_window(const T* x, const Pooling& g, int64_t i0, int64_t 
       P place{};
       const T* at[3] = {from + g.c, from + row, from + row + g.c};
 #pragma GCC unroll 3
-      for (int k = 0; k < 3; ++k) {
-        const typename A::V v = A::get(at[k]);
-        const auto take = (v > m) | (v != v);
-        m = take ? v : m;
-        place = take ? P{} + (k + 1) : place;
-      }
+      for (int k = 0; k < 3; ++k) A::take(m, place, A::get(at[k]), k + 1);
       A::put(y + ch, m);
       if (index) A::put_places(index + ch, place);
     } else {
       typename A::V m = A::get(from + i0 * row + j0 * g.c);
       P place = P{} + int32_t(i0 * kw + j0);
       for (int64_t i = i0; i < i1; ++i)
-        for (int64_t j = j0; j < j1; ++j) {
-          const typename A::V v = A::get(from + i * row + j * g.c);
-          const auto take = (v > m) | (v != v);
-          m = take ? v : m;
-          place = take ? P{} + int32_t(i * kw + j) : place;
-        }
+        for (int64_t j = j0; j < j1; ++j) A::take(m, place, A::get(from + i * row + j * g.c), int32_t(i * kw + j));
       A::put(y + ch, m);
       if (index) A::put_places(index + ch, place);
     }
@@ -367,13 +368,10 @@ KERNEL(max_pool_at) {
   });
 }
 
+namespace {
+
 // Every pixel asks the windows that hold it whether they chose it, so no two tasks write to the same place.
-KERNEL(max_pool_bwd) {
-  const Pooling g = read_pooling(skip_tuple(c.attr), c.out[0], c.in[0]);
-  const T* gy = in<T>(c, 0);
-  const uint8_t* index = in<uint8_t>(c, 1);
-  T* gx = out<T>(c);
-  if (g.c == 0 || g.w == 0) return;
+template <class T> static void unpool_by_pixel(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
   const Window& s = g.s;
   // windows [lo, hi) that hold pixel i, of `count`
   const auto holding = [](int64_t i, int64_t stride, int64_t window, int64_t count, int64_t& lo, int64_t& hi) {
@@ -403,4 +401,76 @@ KERNEL(max_pool_bwd) {
       }
     }
   });
+}
+
+// Windows of 2 x 2 side by side: each is read once and fills its four pixels. A last odd row or column is zero.
+template <class T> static void unpool_two(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
+  const int64_t row = g.w * g.c, rows = ceil_div(g.h, 2);
+  parallel_range(c, g.n * rows, ceil_div(int64_t(16384), 2 * row), [&](int64_t r, int64_t end) {
+    for (; r < end; ++r) {
+      const int64_t sample = r / rows, p = r % rows;
+      T* to = gx + (sample * g.h + 2 * p) * row;
+      if (p == g.p) {
+        set_all(to, row, T(0));
+        continue;
+      }
+      const T* from = gy + (sample * g.p + p) * g.q * g.c;
+      const uint8_t* places = index + (sample * g.p + p) * g.q * g.c;
+      for (int64_t q = 0; q < g.q; ++q, from += g.c, places += g.c)
+        each_channel<T>(g.c, [&](int64_t ch, auto lanes) {
+          using A = decltype(lanes);
+          const typename A::V v = A::get(from + ch);
+          const typename A::P place = A::places(places + ch);
+          T* at = to + 2 * q * g.c + ch;
+          A::put(at, place == 0 ? v : typename A::V{});
+          A::put(at + g.c, place == 1 ? v : typename A::V{});
+          A::put(at + row, place == 2 ? v : typename A::V{});
+          A::put(at + row + g.c, place == 3 ? v : typename A::V{});
+        });
+      if (g.w % 2) {
+        set_all(to + 2 * g.q * g.c, g.c, T(0));
+        set_all(to + row + 2 * g.q * g.c, g.c, T(0));
+      }
+    }
+  });
+}
+
+// Few channels: zeros, and every number is added where its place says, a sample per task.
+template <class T> static void unpool_narrow(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
+  const Window& s = g.s;
+  int64_t offset[256], row_of[256], column_of[256];
+  for (int64_t k = 0; k < 256; ++k) {
+    row_of[k] = k / s.window[1], column_of[k] = k % s.window[1];
+    offset[k] = (row_of[k] * g.w + column_of[k]) * g.c;
+    if (k >= s.window[0] * s.window[1]) row_of[k] = int64_t(1) << 40;      // no place of the window
+  }
+  parallel(c, g.n, [&](int64_t sample, int) {
+    T* image = gx + sample * g.h * g.w * g.c;
+    set_all(image, g.h * g.w * g.c, T(0));
+    int64_t at = sample * g.p * g.q * g.c;
+    for (int64_t p = 0; p < g.p; ++p)
+      for (int64_t q = 0; q < g.q; ++q) {
+        const int64_t i = p * s.stride[0] - s.padding[0], j = q * s.stride[1] - s.padding[2];
+        T* to = image + (i * g.w + j) * g.c;
+        for (int64_t ch = 0; ch < g.c; ++ch, ++at) {
+          const int64_t k = index[at], r = i + row_of[k], col = j + column_of[k];
+          if (r >= 0 && r < g.h && col >= 0 && col < g.w) to[offset[k] + ch] += gy[at];
+        }
+      }
+  });
+}
+
+}  // namespace
+
+KERNEL(max_pool_bwd) {
+  const Pooling g = read_pooling(skip_tuple(c.attr), c.out[0], c.in[0]);
+  const T* gy = in<T>(c, 0);
+  const uint8_t* index = in<uint8_t>(c, 1);
+  T* gx = out<T>(c);
+  if (g.c == 0 || g.w == 0) return;
+  const Window& s = g.s;
+  const bool two = s.window[0] == 2 && s.window[1] == 2 && s.stride[0] == 2 && s.stride[1] == 2;
+  if (g.c < kLanes<T>) unpool_narrow(c, g, gy, index, gx);
+  else if (two && s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] == 0) unpool_two(c, g, gy, index, gx);
+  else unpool_by_pixel(c, g, gy, index, gx);
 }

@@ -21,6 +21,7 @@ from .random import *
 from .reduce import *
 from .resample import *
 from .transport import *
+from .upsample_conv import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
 __all__ = sorted(TABLE)

@@ -19,7 +19,9 @@ from .optim import *
 from .pairwise import *
 from .random import *
 from .reduce import *
+from .resample import *
 from .transport import *
+from .upsample_conv import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
 __all__ = sorted(TABLE)

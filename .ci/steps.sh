@@ -81,7 +81,7 @@ step_suite_isas() { # the widest one the machine has is what step_test_command r
   test_environment
   local isa widest
   widest=$("$work/test/bin/python" -c 'from generant import _native; print(_native.supported_isas[0])')
-  for isa in base avx2 avx512; do
+  for isa in base avx2 avx512 avx512bf16; do
     if [ "$isa" = "$widest" ]; then
       say "$isa: the widest here, run already"
     elif "$work/test/bin/python" -c "from generant import _native; assert '$isa' in _native.supported_isas" 2>/dev/null; then

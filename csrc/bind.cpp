@@ -37,6 +37,7 @@ GENERANT_ROWS(base)
 #if defined(__x86_64__)
 GENERANT_ROWS(avx2)
 GENERANT_ROWS(avx512)
+GENERANT_ROWS(avx512bf16)
 #endif
 
 namespace {
@@ -47,10 +48,14 @@ struct Isa {
   const char* name;
   const Row *begin, *end;
   bool (*supported)();
+  bool partial = false;                // its rows replace those of the next one, which serves for all others
+  bool usable() const { return begin && (!partial || this[1].begin) && supported(); }
 };
 
 const Isa kIsas[] = {                  // widest first
 #if defined(__x86_64__)
+    {"avx512bf16", __start_generant_rows_avx512bf16, __stop_generant_rows_avx512bf16,
+     [] { return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16"); }, true},
     {"avx512", __start_generant_rows_avx512, __stop_generant_rows_avx512, [] { return bool(__builtin_cpu_supports("x86-64-v4")); }},
     {"avx2", __start_generant_rows_avx2, __stop_generant_rows_avx2, [] { return bool(__builtin_cpu_supports("x86-64-v3")); }},
 #endif
@@ -62,9 +67,9 @@ const Isa& choose_isa() {              // the widest one the CPU has, capped by 
   bool reached = cap == nullptr || *cap == '\0';
   for (const Isa& isa : kIsas) {
     reached = reached || std::strcmp(cap, isa.name) == 0;
-    if (reached && isa.begin && isa.supported()) return isa;
+    if (reached && isa.usable()) return isa;
   }
-  throw py::value_error(std::string("GENERANT_ISA is '") + cap + "', wanted one of base, avx2, avx512");
+  throw py::value_error(std::string("GENERANT_ISA is '") + cap + "', wanted one of base, avx2, avx512, avx512bf16");
 }
 
 std::vector<Row> active_rows;
@@ -425,14 +430,16 @@ PYBIND11_MODULE(_native, m) {
 
   const Isa& isa = choose_isa();
   isa_name = isa.name;
-  active_rows.assign(isa.begin, isa.end);
+  const Isa& whole = isa.partial ? (&isa)[1] : isa;
+  active_rows.assign(whole.begin, whole.end);
+  if (isa.partial) active_rows.insert(active_rows.end(), isa.begin, isa.end);  // later rows win below
   active_rows.push_back({"noop", noop, nullptr});              // for measuring what a launch costs
   for (size_t i = 0; i < active_rows.size(); ++i) row_of_name[active_rows[i].name] = int(i);
 
   m.attr("isa") = isa_name;
   py::list supported;
   for (const Isa& i : kIsas)
-    if (i.begin && i.supported()) supported.append(i.name);
+    if (i.usable()) supported.append(i.name);
   m.attr("supported_isas") = py::tuple(supported);
   m.def("kernels", [] {
     py::dict names;

@@ -281,10 +281,9 @@ def test_a_wrong_size_is_named(row: Row, i: int) -> None:
     dims = row.sizes[-1]
     attrs = call_attrs(row, row.cases[0], dims)
     xs = make_arrays(row, dims, "float32", attrs)
-    letter = next(x for x in row.spec.inputs[i].dims
-                  if x.isalpha() and sum(x in t.dims for t in row.spec.inputs) > 1)
-    xs[i] = np.concatenate([xs[i], xs[i]], row.spec.inputs[i].dims.index(letter) - len(row.spec.inputs[i].dims)
-                           if "..." in row.spec.inputs[i].dims else row.spec.inputs[i].dims.index(letter))
+    letters = row.spec.inputs[i].dims
+    at = next(k for k, x in enumerate(letters) if x.isalpha() and sum(x in t.dims for t in row.spec.inputs) > 1)
+    xs[i] = np.concatenate([xs[i], xs[i]], at - len(letters) if "..." in letters[:at] else at)
     with pytest.raises(ValueError, match=rf"{row.name}: \w+ is \d+ but \w+ has \w+ = \d+ \("):
         row(*xs, **attrs)
 

@@ -28,7 +28,7 @@ struct Ranges {
   }
 };
 
-template <class T> int64_t order_bytes(const Call& c) { return c.in[0].shape[0] * int64_t(sizeof(int64_t)); }
+template <class T> int64_t order_bytes(const Call& c) { return rows(c.in[0]) * int64_t(sizeof(int64_t)); }
 
 template <class T> inline void add_row(const T* from, T* to, int64_t d) {
   constexpr int L = kLanes<T>;
@@ -40,7 +40,7 @@ template <class T> inline void add_row(const T* from, T* to, int64_t d) {
 }  // namespace
 
 KERNEL(gather) {
-  const int64_t d = c.out[0].shape[1], n = c.out[0].shape[0];
+  const int64_t d = last(c.out[0]), n = rows(c.out[0]);
   const T* table = in<T>(c, 0);
   const int64_t* index = in<int64_t>(c, 1);
   T* y = out<T>(c);
@@ -59,7 +59,7 @@ KERNEL(gather) {
 }
 
 KERNEL_SCRATCH(scatter_add, order_bytes) {
-  const int64_t m = c.out[0].shape[0], d = c.out[0].shape[1], n = c.in[0].shape[0];
+  const int64_t m = c.out[0].shape[0], d = c.out[0].shape[1], n = rows(c.in[0]);
   const T* g = in<T>(c, 0);
   const int64_t* index = in<int64_t>(c, 1);
   T* y = out<T>(c);

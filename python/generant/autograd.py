@@ -413,13 +413,14 @@ def fused(op: Op, backward: Op, composite: Callable) -> None:
     def op_rule(gys: Any, ys: Any, needs: Any, *xs: Any, **a: Any) -> Gradients:
         if gys[0] is None:
             return [None] * len(xs)
+        xs = (*xs, *[None] * (len(op.array_names) - len(xs)))  # optional ones left out: caches follow them
         need = tuple([i for i, n in enumerate(needs) if n])
         return backward.all(gys[0], *xs, *ys[op.n_public :], need=need, **a)
 
     def backward_rule(hs: Any, ys: Any, needs: Any, g: Any, *rest: Any, need: tuple, **a: Any) -> Gradients:
         n = len(hs)  # one output per input of op
         point = [g, *rest[:n]]
-        active = [i for i in range(n + 1) if needs[i]]
+        active = [i for i, wanted in enumerate(needs[: n + 1]) if wanted]
         hs = [hs[i] for i in need]
 
         def first_order(*moved: Any) -> tuple:

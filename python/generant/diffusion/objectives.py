@@ -55,7 +55,7 @@ class Edm:
         """
         inputs, target = self.pair(x, sigma, key)
         c_noise = self.scalings(sigma)[3].astype(x.dtype)
-        return ops.mean(ops.square(network(inputs, c_noise, labels) - target))
+        return ops.mse(network(inputs, c_noise, labels), target)
 
     def convert(self, sigma: float) -> tuple[float, float]:
         """(c_skip, c_out): how `samplers.sample` turns the prediction F into D."""

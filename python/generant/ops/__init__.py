@@ -12,6 +12,7 @@ from .gather import *
 from .kernel_matvec import *
 from .layout import *
 from .logsumexp import *
+from .loss import *
 from .matmul import *
 from .neighbours import *
 from .norm import *

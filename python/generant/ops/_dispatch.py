@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 BACKENDS = ("native", "numba", "definition")
-ISAS = ("base", "avx2", "avx512")
+ISAS = ("base", "avx2", "avx512", "avx512bf16")
 
 
 @cache

@@ -3,8 +3,8 @@
     "x: ... d, w: d o, index?: n int64 -> ... o, n k int64"
 
 An argument is a name and its dimensions: letters (equal letters are equal sizes), digits (that size), `...` (any number
-of dimensions, the same for all that have it). A trailing dtype word fixes the dtype; without it the array has the op's
-float type T. `?` marks an argument that may be None. Outputs need no name.
+of dimensions, the same for all that have it), `scalar` (none). A trailing dtype word fixes the dtype; without it the
+array has the op's float type T. `?` marks an argument that may be None. Outputs need no name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Term:
 
 
 def _term(text: str, name: str = "", optional: bool = False) -> Term:
-    words = text.split()
+    words = [word for word in text.split() if word != "scalar"]
     dtype = DTYPES[words.pop()] if words and words[-1] in DTYPES else None
     return Term(name, tuple(words), dtype, optional)
 

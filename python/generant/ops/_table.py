@@ -48,6 +48,7 @@ class Row(Op):
         self.derive: Callable | None = options["derive"]
         self.check: Callable | None = options["check"]
         self.choices: dict[str, tuple[str, ...]] = options["choices"]
+        self.float32_only: dict[str, str] = options["float32_only"]
         self.sizes, self.cases, self.domain = options["sizes"], options["attrs"], options["domain"]
         self.caches: int = options["caches"]
         self.has_kernel: bool = options["native"]
@@ -239,6 +240,9 @@ class Row(Op):
         if "dtype" in given:
             dtype = _float_dtype(self.name, given.pop("dtype"))
         dtype = dtype or np.dtype(np.float32)
+        for name, value in self.float32_only.items():
+            if given[name] == value and dtype == np.float64:
+                raise TypeError(f"{self.name}: {name} = {value!r} is for float32 arrays, got {dtype}; convert them first")
         dims = self.spec.check(arrays)
         if self.shape is not None:
             shapes = self._named(self.shape, tuple(None if a is None else a.shape for a in arrays), given)
@@ -318,6 +322,7 @@ def op(
     attrs: Sequence[dict[str, Any]] = ({},),
     domain: dict[str, str] | None = None,
     choices: dict[str, tuple[str, ...]] | None = None,
+    float32_only: dict[str, str] | None = None,
     derive: Callable | None = None,
     shape: Callable | None = None,
     check: Callable | None = None,
@@ -330,8 +335,9 @@ def op(
     """Declare an op; the decorated function is its definition.
 
     spec: see _spec.py. sizes, attrs, domain: what the generated tests run it on (domain: argument -> "positive", ...).
-    choices: the values of string attributes. derive(dims, attrs) -> sizes of output letters no input carries;
-    shape(shapes, attrs) -> output shapes, where letters cannot say it. check(*arrays, **attrs) raises on bad values.
+    choices: the values of string attributes; float32_only: the ones of them that float64 arrays cannot have.
+    derive(dims, attrs) -> sizes of output letters no input carries; shape(shapes, attrs) -> output shapes, where
+    letters cannot say it; both may raise on bad sizes and attributes. check(*arrays, **attrs) raises on bad values.
     caches: that many last outputs are for the rule only. effects: the inputs it changes in place. keep: which of
     inputs ("x") and outputs ("y") the rule reads. native=False: NumPy's own views and copies are the implementation.
     composite=True: differentiate through the definition.
@@ -339,8 +345,9 @@ def op(
 
     def declare(definition: Callable) -> Row:
         row = Row(
-            definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {}, derive=derive,
-            shape=shape, check=check, caches=caches, effects=effects, keep=keep, native=native, composite=composite,
+            definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {},
+            float32_only=float32_only or {}, derive=derive, shape=shape, check=check, caches=caches, effects=effects,
+            keep=keep, native=native, composite=composite,
         )
         TABLE[row.name] = row
         return row

@@ -1,7 +1,7 @@
 """Rows of a table by index, and its adjoint: adding rows into a table.
 
-The embedding lookup and its gradient. scatter_add adds the rows of one destination in the order of n, whatever the
-number of threads. Indices are checked before a kernel runs: a kernel never sees one that is out of range.
+The embedding lookup and its gradient, for indices of any shape. scatter_add adds the rows of one destination in the
+order of the indices, whatever the number of threads. Indices are checked before a kernel runs: a kernel never sees one that is out of range.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from ._table import op, rule
 __all__ = ["gather", "scatter_add"]
 
 SIZES = [
-    dict(m=1, n=1, d=1),
-    dict(m=5, n=13, d=7),
-    dict(m=11, n=3, d=37),
-    dict(m=3, n=0, d=4),
-    dict(m=64, n=1031, d=33),
+    dict(m=1, d=1, _=(1,)),
+    dict(m=5, d=7, _=(13,)),
+    dict(m=11, d=37, _=(3, 2)),
+    dict(m=4, d=5, _=()),
+    dict(m=3, d=4, _=(0,)),
+    dict(m=64, d=33, _=(1031,)),
 ]
 
 
 def _check(name, index, m):
     bad = (index < 0) | (index >= m)
     if bad.any():
-        i = int(np.argmax(bad))
-        raise ValueError(f"{name}: index[{i}] is {int(index[i])}, wanted 0 <= index < {m} (m, the rows of the table)")
+        at = tuple(map(int, np.unravel_index(int(np.argmax(bad)), index.shape)))
+        place = f"index[{', '.join(map(str, at))}]" if at else "index"
+        raise ValueError(f"{name}: {place} is {int(index[at])}, wanted 0 <= index < {m} (m, the rows of the table)")
 
 
 def _check_gather(table, index):
@@ -38,22 +40,22 @@ def _check_scatter_add(g, index, *, m):
     _check("scatter_add", index, m)
 
 
-@op("table: m d, index: n int64 -> n d", sizes=SIZES, domain={"index": "m"}, check=_check_gather, keep="x")
+@op("table: m d, index: ... int64 -> ... d", sizes=SIZES, domain={"index": "m"}, check=_check_gather, keep="x")
 def gather(table: Any, index: Any) -> Any:
     """table[index]: row index[i] of the table, for every i.
 
-    table (m, d); index (n,) int64 in 0 ... m - 1. Returns (n, d). Raises ValueError if an index is out of range.
+    table (m, d); index (...) int64 in 0 ... m - 1. Returns (..., d). Raises ValueError if an index is out of range.
     """
     return table[index]
 
 
-@op("g: n d, index: n int64 -> m d", sizes=SIZES, domain={"index": "m"}, check=_check_scatter_add, keep="x")
+@op("g: ... d, index: ... int64 -> m d", sizes=SIZES, domain={"index": "m"}, check=_check_scatter_add, keep="x")
 def scatter_add(g: Any, index: Any, *, m: int) -> Any:
     """Zeros (m, d) with g[i] added to row index[i], for every i in order: the adjoint of gather.
 
-    g (n, d); index (n,) int64 in 0 ... m - 1. Returns (m, d). Raises ValueError if an index is out of range.
+    g (..., d); index (...) int64 in 0 ... m - 1. Returns (m, d). Raises ValueError if an index is out of range.
     """
-    y = np.zeros((m, g.shape[1]), g.dtype)
+    y = np.zeros((m, g.shape[-1]), g.dtype)
     np.add.at(y, index, g)
     return y
 

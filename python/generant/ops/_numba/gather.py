@@ -23,4 +23,4 @@ def gather(table, index, y):
 
 @kernel
 def scatter_add(g, index, y, m):
-    _scatter_add(g, index, y)
+    _scatter_add(g.reshape(index.size, y.shape[1]), index.reshape(-1), y)

@@ -50,34 +50,56 @@ def _product(a, b, c):
                         c1[j] += s1[j]
 
 
+@jit
+def _rounded(x):
+    """x (rows, columns) float32, rounded to bfloat16: to nearest, ties to even; NaN stays NaN."""
+    y = np.empty_like(x)
+    bits = x.view(np.uint32)
+    made = y.view(np.uint32)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            u = bits[i, j]
+            if x[i, j] == x[i, j]:
+                u += np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))
+            made[i, j] = u & np.uint32(0xFFFF0000) if x[i, j] == x[i, j] else u
+    return y
+
+
+def _product_in(precision, a, b, c):
+    """a @ b into c; the operands rounded first for "bf16". Products of such numbers are exact in float32."""
+    if precision == "bf16":
+        a, b = _rounded(a), _rounded(b)
+    _product(a, b, c)
+
+
 def _matrix(x):
     columns = x.shape[-1]
     return x.reshape(x.size // columns if columns else int(np.prod(x.shape[:-1])), columns)
 
 
 @kernel
-def matmul(x, w, y):
-    _product(_matrix(x), w, _matrix(y))
+def matmul(x, w, y, precision):
+    _product_in(precision, _matrix(x), w, _matrix(y))
 
 
 @kernel
-def matmul_dx(g, w, dx):
-    _product(_matrix(g), np.ascontiguousarray(w.T), _matrix(dx))
+def matmul_dx(g, w, dx, precision):
+    _product_in(precision, _matrix(g), np.ascontiguousarray(w.T), _matrix(dx))
 
 
 @kernel
-def matmul_dw(x, g, dw):
-    _product(np.ascontiguousarray(_matrix(x).T), _matrix(g), dw)
+def matmul_dw(x, g, dw, precision):
+    _product_in(precision, np.ascontiguousarray(_matrix(x).T), _matrix(g), dw)
 
 
 @kernel
-def linear(x, w, b, y):
-    _product(_matrix(x), w, _matrix(y))
+def linear(x, w, b, y, precision):
+    _product_in(precision, _matrix(x), w, _matrix(y))
     y += b
 
 
 @kernel
-def linear_act(x, w, b, y, h, activation):
+def linear_act(x, w, b, y, h, activation, precision):
     h = y if h is None else h
-    linear(x, w, b, h)
+    linear(x, w, b, h, precision)
     KERNELS[activation](h, y, *((0.2,) if activation == "leaky_relu" else ()))

@@ -29,6 +29,8 @@ def params(pairs):
 
 def prepared(contender, work):
     """The call, and what is off about its result."""
+    if lacking := work.lacks():
+        pytest.skip(lacking)
     inputs = work.inputs()
     try:
         call = contender.setup(inputs, work)

@@ -130,6 +130,7 @@ class Conv(Family):
 class ConvGradients(Conv):
     """The result, and from a gradient in it those in x and w."""
 
+    tolerance = 5e-5  # the gradient in w is a sum over all pixels
     results: ClassVar[tuple] = ("image", "image", "weights")
 
     def ours(self, a):
@@ -153,6 +154,7 @@ class ConvGradients(Conv):
 class FirstLayer(Conv):
     """The result and the gradient in w: nothing lies before x."""
 
+    tolerance = ConvGradients.tolerance
     results: ClassVar[tuple] = ("image", "weights")
 
     def ours(self, a):

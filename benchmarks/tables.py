@@ -64,7 +64,7 @@ def limits(entry: dict, ours: dict) -> list[str]:
     if (least := wanted["peak"]) is not None and ours["of_peak"] is not None:
         texts.append((f">= {least:.0%} of peak", ours["of_peak"] >= least))
     if (most := wanted.get("error")) is not None:
-        texts.append((f"<= {most:.0e}", ours["error"] <= most))
+        texts.append((f"<= {most:.2g}", ours["error"] <= most))
     return [f"goal {text}, {'met' if met else 'MISSED'}" for text, met in texts]
 
 

@@ -302,8 +302,9 @@ def main() -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({**results, "cases": ordered}, indent=1) + "\n")
     for title, entries in families({"cases": {c.name: results["cases"][c.name] for c in chosen}}).items():
-        for texts in means(entries).values():
-            print(f"{title}, geometric mean of {len(entries)}: {'  '.join(texts)}")
+        if len(entries) == sum(c.family == title for c in CASES):
+            for texts in means(entries).values():
+                print(f"{title}, geometric mean of {len(entries)}: {'  '.join(map(' '.join, texts))}")
     failed = [
         f"{case.name}: {name}"
         for case in chosen

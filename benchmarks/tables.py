@@ -158,8 +158,8 @@ def families(results: dict) -> dict[str, dict]:
     return found
 
 
-def means(entries: dict) -> dict[str, list[str]]:
-    """Kind of rival -> the geometric means over a family that has goals of them; of a rival that is not in all of it,
+def means(entries: dict) -> dict[str, list[tuple[str, str]]]:
+    """Kind of rival -> (rival, verdict) on the geometric means over a family that has goals of them; of a rival that is not in all of it,
     only that a goal is missed."""
     goals = next((e["mean"] for e in entries.values() if e.get("mean")), {})
     if not goals:
@@ -168,14 +168,14 @@ def means(entries: dict) -> dict[str, list[str]]:
     for entry in entries.values():
         for row in summary(entry)[1:]:
             ratios.setdefault((row["kind"], row["name"]), []).extend([row["ratio"]] if row.get("ratio") else [])
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[tuple[str, str]]] = {}
     for (kind, name), of in ratios.items():
         goal = goals.get(name)
         if len(of) == len(entries):
             row = {"ratio": statistics.geometric_mean(of), "goal": goal, "fewer": ""}
-            texts.setdefault(kind, []).append(f"{name} {verdict(row)}")
+            texts.setdefault(kind, []).append((name, verdict(row)))
         elif goal:
-            texts.setdefault(kind, []).append(f"{name} in {len(of)} only (goal {goal:.3g}x, MISSED)")
+            texts.setdefault(kind, []).append((name, f"in {len(of)} only (goal {goal:.3g}x, MISSED)"))
     return texts
 
 
@@ -195,7 +195,8 @@ def table(title: str, entries: dict) -> str:
         else:
             rows.append([name, *_cells(entry, ours, rivals)])
     if mean := means(entries):
-        columns = ["<br>".join(map(marked, mean.get(kind, []))) for kind in ("documented", "best")]
+        kinds = (mean.get(kind, []) for kind in ("documented", "best"))
+        columns = ["<br>".join(f"{name} {marked(text)}" for name, text in texts) for texts in kinds]
         rows.append([f"geometric mean of {len(entries)}", "", "", "", *columns])
     rows = [row + [""] * (len(COLUMNS) - len(row)) for row in rows]
     used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]

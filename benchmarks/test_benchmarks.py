@@ -78,9 +78,9 @@ def _entry(ratio, **contender):
 
 def test_geometric_mean_has_its_row_and_goal():
     assert "geometric mean of 2 |  | torch 2.00x (goal 2x, met)" in table("", {"a": _entry(1.0), "b": _entry(4.0)})
-    assert "**torch 1.73x (goal 2x, MISSED)**" in table("", {"a": _entry(1.0), "b": _entry(3.0)})
+    assert "torch **1.73x (goal 2x, MISSED)**" in table("", {"a": _entry(1.0), "b": _entry(3.0)})
     failed = _entry(4.0, failed="no", seconds=[])
-    assert means({"a": _entry(4.0), "b": failed}) == {"documented": ["torch in 1 only (goal 2x, MISSED)"]}
+    assert means({"a": _entry(4.0), "b": failed}) == {"documented": [("torch", "in 1 only (goal 2x, MISSED)")]}
 
 
 def test_what_a_machine_lacks_is_told_and_not_a_failure():

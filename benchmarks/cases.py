@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
-
+from case import Case, family
+from cases_network import NETWORK
 from work import (
     Adam,
     Ancestral,
@@ -13,6 +12,7 @@ from work import (
     Heun,
     Import,
     Launch,
+    LinearBf16,
     LinearSilu,
     Matmul,
     Normals,
@@ -43,31 +43,6 @@ from work_pairwise import (
     SmallPairs,
 )
 
-
-@dataclass(frozen=True)
-class Case:
-    """Work of one size. goals: rival -> ours is at least so many times as fast; seconds, memory (bytes), pair (seconds
-    per pair) and error: at most; peak: at least this fraction of the machine's. once: a call takes so long that it is
-    made once, unwarmed, and only with --large. timed=False: nothing but the error counts."""
-
-    name: str
-    work: Any
-    goals: dict[str, float] = field(default_factory=dict)
-    seconds: float | None = None
-    memory: float | None = None
-    pair: float | None = None
-    error: float | None = None
-    peak: float | None = None
-    once: bool = False
-    timed: bool = True
-    family: str = ""
-
-
-def family(name: str, *cases: Case) -> list[Case]:
-    """Cases that are printed as one table."""
-    return [replace(case, family=name) for case in cases]
-
-
 IMAGES, SMALL = (64, 3, 64, 64), (1, 3, 32, 32)
 SHAPES = [(128, 256, 256), (500, 256, 256), (128, 784, 512)]
 N, NS = 10_000, 1e-9
@@ -79,7 +54,9 @@ CASES = [
         *(Case(f"matmul {n}", Matmul(n, n, n), {"torch": 1.1, "numpy": 1.0}, peak=0.88) for n in (1024, 2048, 4096)),
         *(Case("matmul {}x{}x{}".format(*s), Matmul(*s), {"torch": 1.0, "numpy": 1.0}) for s in SHAPES),
         *(Case("linear+silu {}x{}x{}".format(*s), LinearSilu(*s), {"torch": 1.4}) for s in SHAPES),
+        Case("linear, bf16, 2048", LinearBf16(2048, 2048, 2048), {"generant float32": 1.6}),
     ),
+    *NETWORK,
     *family(
         "Random numbers and diffusion steps",
         Case("normal 16 M", Normals(1 << 24), {"torch": 8, "numpy": 15}),

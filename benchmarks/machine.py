@@ -90,21 +90,27 @@ def copy_peak(nbytes: int, threads: int) -> float:
     return 2 * n * threads * repeats / _at_once(threads, work)
 
 
+@cache
+def cpuinfo(key: str) -> str:
+    """What Linux says about the first CPU."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(rf"^{key}\s*: (.*)$", text, re.M)
+    return found[1] if found else ""
+
+
+def has(flag: str) -> bool:
+    """Whether the CPU has an instruction set, by Linux's name of it."""
+    return flag in cpuinfo("flags").split()
+
+
 def describe() -> dict[str, object]:
     """CPU model, cores, instruction sets, operating system, and the versions of everything that is measured."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-
-    def cpuinfo(key: str) -> str:
-        found = re.search(rf"^{key}\s*: (.*)$", text, re.M)
-        return found[1] if found else ""
-
-    flags = set(cpuinfo("flags").split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpuinfo("model name") or platform.processor() or platform.machine(),
         "family": f"{cpuinfo('cpu family')}/{cpuinfo('model')}",
         "cores": cores,
-        "isa": [f for f in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
+        "isa": [f for f in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if has(f)],
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
         "python": sys.version.split()[0],
         "versions": {p: v for p in PACKAGES if (v := _version(p))},

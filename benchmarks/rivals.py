@@ -1,14 +1,18 @@
 """What generant is measured against: each family of work as other libraries do it.
 
-Here: products, random numbers, sampler steps, the optimiser, and overhead. rivals_pairwise.py has sums and searches
-over all pairs, rivals_metrics.py the scores; importing this module registers all of them.
+Here: products, random numbers, sampler steps, the optimiser, and overhead. rivals_conv.py, rivals_norm.py and
+rivals_attention.py have the layers of networks, rivals_pairwise.py sums and searches over all pairs, rivals_metrics.py
+the scores; importing this module registers all of them.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import rivals_attention  # noqa: F401
+import rivals_conv  # noqa: F401
 import rivals_metrics  # noqa: F401
+import rivals_norm  # noqa: F401
 import rivals_pairwise  # noqa: F401
 import work as kinds
 from registry import contenders, rival, with_torch
@@ -54,6 +58,33 @@ def _(a, work):
     w = w.T.contiguous()  # as nn.Linear stores it
     silu, linear = torch.nn.functional.silu, torch.nn.functional.linear
     return lambda: silu(linear(x, w, b), inplace=True)
+
+
+@rival(kinds.LinearBf16, "generant float32")
+def _(a, work):
+    from generant import ops
+
+    return lambda: ops.linear(a.x, a.w, a.b)
+
+
+@rival(kinds.LinearBf16, "torch float32")
+def _(a, work):
+    torch, x, w, b = with_torch(a, "x", "w", "b")
+    return partial(torch.nn.functional.linear, x, w.T.contiguous(), b)
+
+
+@rival(kinds.LinearBf16, "torch bf16")
+def _(a, work):
+    torch, x, w, b = with_torch(a, "x", "w", "b")
+    w, b = w.T.contiguous().bfloat16(), b.bfloat16()
+    linear = torch.nn.functional.linear
+    return lambda: linear(x.bfloat16(), w, b).float()  # float32 in and out, as ours
+
+
+@rival(kinds.LinearBf16, "torch bf16 in and out", best=True)
+def _(a, work):
+    torch, x, w, b = with_torch(a, "x", "w", "b")
+    return partial(torch.nn.functional.linear, x.bfloat16(), w.T.contiguous().bfloat16(), b.bfloat16())
 
 
 # ---------------------------------------------------------------- random numbers and diffusion steps

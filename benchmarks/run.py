@@ -31,7 +31,7 @@ import machine
 import numpy as np
 from cases import CASES, Case
 from rivals import contenders
-from tables import report, write_readme
+from tables import families, means, report, write_readme
 
 THREADS = ("GENERANT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -42,7 +42,10 @@ def arrays(result: Any) -> Any:
     """A contender's result as NumPy arrays; nested lists and tuples stay."""
     if isinstance(result, (list, tuple)):
         return [arrays(r) for r in result]
-    return result.detach().numpy() if hasattr(result, "detach") else result
+    if not hasattr(result, "detach"):
+        return result
+    result = result.detach()
+    return (result.float() if "bfloat16" in str(result.dtype) else result).numpy()
 
 
 def trim() -> None:
@@ -232,8 +235,9 @@ class Worker:
 def measure(case: Case, threads: int, rounds: int, batch: float, limit: float, quick: bool) -> dict:
     """All contenders of a case."""
     workers: dict[str, Worker] = {}
+    lacking = case.work.lacks()
     try:
-        for c in contenders(case):
+        for c in () if lacking else contenders(case):
             workers[c.name] = Worker(case, c, threads, batch, limit, quick)
         for w in workers.values():
             w.answer()
@@ -244,8 +248,10 @@ def measure(case: Case, threads: int, rounds: int, batch: float, limit: float, q
                 w.round()
     finally:
         found = {name: w.close() for name, w in workers.items()}
+    if lacking:
+        found = {"generant": {"kind": "ours", "missing": lacking, "seconds": []}}
     entry: dict[str, Any] = {"family": case.family, "date": date.today().isoformat(), "load": os.getloadavg()[0]}
-    entry["goals"], entry["timed"] = case.goals, case.timed
+    entry["goals"], entry["mean"], entry["timed"] = case.goals, case.mean, case.timed
     entry["limits"] = {k: getattr(case, k) for k in ("seconds", "memory", "pair", "error", "peak")}
     work = case.work
     entry["unit"], entry["pairs"], flop, moved = work.unit, work.pairs(), work.flop(), int(work.bytes())
@@ -295,6 +301,10 @@ def main() -> None:
             ordered = {c.name: results["cases"][c.name] for c in CASES if c.name in results["cases"]}
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({**results, "cases": ordered}, indent=1) + "\n")
+    for title, entries in families({"cases": {c.name: results["cases"][c.name] for c in chosen}}).items():
+        if len(entries) == sum(c.family == title for c in CASES):
+            for texts in means(entries).values():
+                print(f"{title}, geometric mean of {len(entries)}: {'  '.join(map(' '.join, texts))}")
     failed = [
         f"{case.name}: {name}"
         for case in chosen

@@ -64,7 +64,7 @@ def limits(entry: dict, ours: dict) -> list[str]:
     if (least := wanted["peak"]) is not None and ours["of_peak"] is not None:
         texts.append((f">= {least:.0%} of peak", ours["of_peak"] >= least))
     if (most := wanted.get("error")) is not None:
-        texts.append((f"<= {most:.0e}", ours["error"] <= most))
+        texts.append((f"<= {most:.2g}", ours["error"] <= most))
     return [f"goal {text}, {'met' if met else 'MISSED'}" for text, met in texts]
 
 
@@ -118,8 +118,10 @@ def report(name: str, entry: dict) -> str:
 
 
 MEANING = """2x: the rival takes twice our time. Memory: the peak of one call, its result included. Peak: the rate
-measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy). Errors are
-against float64, those of scores and transport at a smaller size. Not compared: rivals that are not installed."""
+measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy); a convolution
+counts the products of its definition, of which fewer are made. Errors are against float64, those of scores and
+transport at a smaller size; rms: the root mean square of the error over that of the result, or 6 % of the largest error
+if that is more. Not compared: rivals that are not installed."""
 
 
 def measured_on(results: dict) -> str:
@@ -148,12 +150,38 @@ def measured_how(results: dict) -> str:
     )
 
 
+def families(results: dict) -> dict[str, dict]:
+    """Family -> its cases, of one result file."""
+    found: dict[str, dict] = {}
+    for name, entry in results["cases"].items():
+        found.setdefault(entry.get("family", ""), {})[name] = entry
+    return found
+
+
+def means(entries: dict) -> dict[str, list[tuple[str, str]]]:
+    """Kind of rival -> (rival, verdict) on the geometric means over a family that has goals of them; of a rival that is not in all of it,
+    only that a goal is missed."""
+    goals = next((e["mean"] for e in entries.values() if e.get("mean")), {})
+    if not goals:
+        return {}
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for entry in entries.values():
+        for row in summary(entry)[1:]:
+            ratios.setdefault((row["kind"], row["name"]), []).extend([row["ratio"]] if row.get("ratio") else [])
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for (kind, name), of in ratios.items():
+        goal = goals.get(name)
+        if len(of) == len(entries):
+            row = {"ratio": statistics.geometric_mean(of), "goal": goal, "fewer": ""}
+            texts.setdefault(kind, []).append((name, verdict(row)))
+        elif goal:
+            texts.setdefault(kind, []).append((name, f"in {len(of)} only (goal {goal:.3g}x, MISSED)"))
+    return texts
+
+
 def tables(results: dict) -> list[str]:
     """A table per family of one result file."""
-    families: dict[str, dict] = {}
-    for name, entry in results["cases"].items():
-        families.setdefault(entry.get("family", ""), {})[name] = entry
-    return [table(title, entries) for title, entries in families.items()]
+    return [table(title, entries) for title, entries in families(results).items()]
 
 
 def table(title: str, entries: dict) -> str:
@@ -161,12 +189,25 @@ def table(title: str, entries: dict) -> str:
     rows = []
     for name, entry in entries.items():
         ours, *rivals = summary(entry)
-        rows.append([name, *(["FAILED: " + ours["failed"]] if ours["failed"] else _cells(entry, ours, rivals))])
+        if ours["missing"] or ours["failed"]:
+            what = f"not measured: {ours['missing']}" if ours["missing"] else f"FAILED: {ours['failed']}"
+            rows.append([name, what])
+        else:
+            rows.append([name, *_cells(entry, ours, rivals)])
+    if mean := means(entries):
+        kinds = (mean.get(kind, []) for kind in ("documented", "best"))
+        columns = ["<br>".join(f"{name} {marked(text)}" for name, text in texts) for texts in kinds]
+        rows.append([f"geometric mean of {len(entries)}", "", "", "", *columns])
     rows = [row + [""] * (len(COLUMNS) - len(row)) for row in rows]
     used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]
     lines = [f"| {' | '.join(row[i] for i in used)} |" for row in [list(COLUMNS), *rows]]
     lines.insert(1, "|---" * len(used) + "|")
     return "\n".join([f"**{title}**", "", *lines] if title else lines)
+
+
+def marked(text: str) -> str:
+    """Bold where we are slower or miss a goal."""
+    return f"**{text}**" if "slower" in text or "MISSED" in text else text
 
 
 def _cells(entry: dict, ours: dict, rivals: list[dict]) -> list[str]:
@@ -177,10 +218,10 @@ def _cells(entry: dict, ours: dict, rivals: list[dict]) -> list[str]:
         for r in rivals:
             if r["kind"] == kind and not r["missing"]:
                 text = f"FAILED: {r['failed'][:60]}" if r["failed"] else verdict(r) if timed else shown_error(entry, r)
-                texts.append(f"{r['name']} {'**' + text + '**' if 'slower' in text or 'MISSED' in text else text}")
+                texts.append(f"{r['name']} {marked(text)}")
         return "<br>".join(texts)
 
-    met = [f"**{t}**" if "MISSED" in t else t for t in limits(entry, ours)]
+    met = [marked(t) for t in limits(entry, ours)]
     if not timed:
         return ["<br>".join([shown_error(entry, ours), *met]), "", "", of_kind("documented"), of_kind("best")]
     first = next((r for r in rivals if not r["missing"] and r["memory"] is not None), None)

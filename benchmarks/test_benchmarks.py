@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import CASES
 from rivals import contenders
 from run import arrays, loop
+from tables import means, table
 
 PAIRS = [(case, c) for case in CASES for c in contenders(case) if not c.env]
 
@@ -29,6 +30,8 @@ def params(pairs):
 
 def prepared(contender, work):
     """The call, and what is off about its result."""
+    if lacking := work.lacks():
+        pytest.skip(lacking)
     inputs = work.inputs()
     try:
         call = contender.setup(inputs, work)
@@ -62,6 +65,27 @@ def test_names_are_unique_and_goals_name_contenders():
     assert len({case.name for case in CASES}) == len(CASES)
     for case in CASES:
         assert set(case.goals) <= {c.name for c in contenders(case)}, case.name
+
+
+def _entry(ratio, **contender):
+    """A case as run.py writes it: ours takes a second, torch `ratio` seconds."""
+    ours = {"kind": "ours", "seconds": [1.0], "memory": None, "error": 0.0, "note": "", **contender}
+    limits = dict.fromkeys(("seconds", "memory", "pair", "error", "peak"))
+    torch = {"kind": "documented", "seconds": [ratio]}
+    found = {"generant": ours} if "missing" in contender else {"generant": ours, "torch": torch}
+    return {"goals": {}, "limits": limits, "unit": "", "timed": True, "mean": {"torch": 2.0}, "contenders": found}
+
+
+def test_geometric_mean_has_its_row_and_goal():
+    assert "geometric mean of 2 |  | torch 2.00x (goal 2x, met)" in table("", {"a": _entry(1.0), "b": _entry(4.0)})
+    assert "torch **1.73x (goal 2x, MISSED)**" in table("", {"a": _entry(1.0), "b": _entry(3.0)})
+    failed = _entry(4.0, failed="no", seconds=[])
+    assert means({"a": _entry(4.0), "b": failed}) == {"documented": [("torch", "in 1 only (goal 2x, MISSED)")]}
+
+
+def test_what_a_machine_lacks_is_told_and_not_a_failure():
+    text = table("", {"a": _entry(4.0, missing="no bf16", seconds=[]), "b": _entry(4.0)})
+    assert "| a | not measured: no bf16 |" in text and "FAILED" not in text
 
 
 @params(_small(PAIRS))

@@ -3,8 +3,9 @@
 `inputs` is seeded, so every contender sees the same arrays. `ours(a)` returns the function that is timed; rivals*.py
 have the others. `error(result, a)` is the distance to a float64 reference computed here, independent of generant; for
 random numbers it is how many standard deviations their moments are off. Above `tolerance`, a contender fails and is
-not timed. Here: products, random numbers, sampler steps, the optimiser and overhead; work_pairwise.py has sums and
-searches over all pairs, work_metrics.py the scores. Sizes and goals are in cases.py.
+not timed. Here: products, random numbers, sampler steps, the optimiser and overhead; work_conv.py, work_norm.py and
+work_attention.py have the layers of networks, work_pairwise.py sums and searches over all pairs, work_metrics.py the
+scores. Sizes and goals are in cases*.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+import machine
 import numpy as np
 
 
@@ -30,6 +32,10 @@ class Family:
     def small(self) -> Family:
         """The same work at a size for tests."""
         return self
+
+    def lacks(self) -> str:
+        """What this machine must have for the work to tell anything and has not; it is not run then."""
+        return ""
 
     def pairs(self) -> float:
         """How many pairs of rows are visited, a pair of a set with itself counted twice."""
@@ -103,6 +109,32 @@ class LinearSilu(Matmul):
     def error(self, result, a):
         h = a.x.astype(np.float64) @ a.w + a.b
         return relative(result, h / (1 + np.exp(-h)))
+
+
+@dataclass(frozen=True)
+class LinearBf16(Matmul):
+    """x w + b from factors that are rounded to bfloat16, where the CPU multiplies them."""
+
+    tolerance = 2e-2
+
+    def inputs(self):
+        a = super().inputs()
+        a.w *= np.float32(self.d**-0.5)
+        return a
+
+    def lacks(self):
+        return "" if machine.has("avx512_bf16") else "this CPU has no avx512_bf16"
+
+    def ours(self, a):
+        from generant import ops
+
+        return lambda: ops.linear(a.x, a.w, a.b, precision="bf16")
+
+    def error(self, result, a):
+        return relative(result, a.x.astype(np.float64) @ a.w + a.b)
+
+    def flop(self):
+        return 0.0  # the peak that is measured is that of float32
 
 
 @dataclass(frozen=True)

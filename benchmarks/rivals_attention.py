@@ -1,0 +1,32 @@
+"""Attention as torch does it (see rivals.py): heads before tokens, or views of projections as their products lie."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import work_attention as kinds
+from layouts import for_torch
+from registry import rival
+
+
+def _attention(a, work, as_ours=False):
+    torch, q, k, v = for_torch(a, work, "q", "k", "v", as_ours=as_ours)
+    return partial(torch.nn.functional.scaled_dot_product_attention, q, k, v)
+
+
+def _gradients(a, work, as_ours=False):
+    torch, *xs, g = for_torch(a, work, "q", "k", "v", "g", as_ours=as_ours)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for x in xs:
+        x.requires_grad_()
+
+    def call():
+        y = attend(*xs)
+        return y, *torch.autograd.grad(y, xs, g)
+
+    return call
+
+
+for kind, setup in ((kinds.Attention, _attention), (kinds.AttentionGradients, _gradients)):
+    rival(kind, "torch", tuned=True)(setup)
+    rival(kind, "torch transposed views", best=True, tuned=True)(partial(setup, as_ours=True))

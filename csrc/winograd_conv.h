@@ -94,21 +94,21 @@ static WinogradConv<T> whole_output(const Conv& s, T* y) {
   return {s.n, s.c, s.o, s.p, s.q, {}, 1, y, s.p * s.q * s.o, s.q * s.o, s.o, nullptr, nullptr, nullptr, nullptr};
 }
 
-// The transformed filter may come from outside (`u`); `conv` has the output, its epilogue and the activation of x.
+// w has rows of ld numbers. The transformed filter may come from outside (`u`); `conv` has the output, its epilogue and the activation of x.
 template <class T, class F>
-static int64_t winograd_forward(const Call& call, const Conv& s, const T* x, const T* w, const T* u, WinogradConv<T> conv,
-                                void* scratch) {
+static int64_t winograd_forward(const Call& call, const Conv& s, const T* x, const T* w, int64_t ld, const T* u,
+                                WinogradConv<T> conv, void* scratch) {
   WinogradPass<T, F> pass{call, {static_cast<T*>(scratch)}};
-  const int64_t sample = s.h * s.w * s.c, column = s.c * s.o, row = s.kw * column;
+  const int64_t sample = s.h * s.w * s.c, column = s.c * ld, row = s.kw * column;
   if constexpr (F::kR == 3) {
-    if (!u) u = pass.filter(w, row, column, s.o, s.c, s.o);
+    if (!u) u = pass.filter(w, row, column, ld, s.c, s.o);
     conv.source[0] = {x, sample, s.w * s.c, s.c, s.h, s.w, s.top, s.left, u};
   } else {
     conv.sources = 4;
     for (int k = 0; k < 4; ++k) {
       const Phase a(s.h, s.top, k / 2), b(s.w, s.left, k % 2);
       const T* v = u ? u + k * filter_size<T, F>(s.c, s.o)
-                     : pass.filter(w + a.first * row + b.first * column, 2 * row, 2 * column, s.o, s.c, s.o);
+                     : pass.filter(w + a.first * row + b.first * column, 2 * row, 2 * column, ld, s.c, s.o);
       conv.source[k] = {x + (k / 2 * s.w + k % 2) * s.c, sample, 2 * s.w * s.c, 2 * s.c, a.size, b.size, -a.shift, -b.shift, v};
     }
   }
@@ -116,13 +116,14 @@ static int64_t winograd_forward(const Call& call, const Conv& s, const T* x, con
   return pass.bytes();
 }
 
+// `turned`: w is (kh, kw, o, c) already.
 template <class T, class F>
-static int64_t winograd_dx(const Call& call, const Conv& s, const T* g, const T* w, T* dx, void* scratch) {
+static int64_t winograd_dx(const Call& call, const Conv& s, const T* g, const T* w, bool turned, T* dx, void* scratch) {
   WinogradPass<T, F> pass{call, {static_cast<T*>(scratch)}};
-  const int64_t ld = padded(s.c, kLanes<T>), column = s.o * ld, row = s.kw * column, sample = s.p * s.q * s.o;
-  T* const transposed = pass.arena.take(s.kh * row);
-  if (transposed) transpose_filter(call, w, s.kh * s.kw, s.c, s.o, transposed);
-  const T* const wt = transposed ? transposed : w;          // w: only to count what the filters take
+  const int64_t ld = turned ? s.c : padded(s.c, kLanes<T>), column = s.o * ld, row = s.kw * column, sample = s.p * s.q * s.o;
+  T* const to = turned ? nullptr : pass.arena.take(s.kh * row);
+  if (to) transpose_filter(call, w, s.kh * s.kw, s.c, s.o, to);
+  const T* const wt = to ? to : w;
   WinogradConv<T> conv = {s.n, s.o, s.c, s.h, s.w, {}, 1, dx, s.h * s.w * s.c, s.w * s.c, s.c, nullptr, nullptr, nullptr, nullptr};
   if constexpr (F::kR == 3) {
     const T* u = pass.filter(wt + 2 * row + 2 * column, -row, -column, ld, s.o, s.c);

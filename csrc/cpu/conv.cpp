@@ -48,7 +48,7 @@ static int64_t forward_by_winograd(const Call& c, const Conv& s, ConvAlgorithm a
   WinogradConv<T> conv = whole_output(s, y);
   conv.finish = finish, conv.context = context;
   return with_variant(s, variant, [&](auto f) {
-    return winograd_forward<T, decltype(f)>(c, s, x, w, nullptr, conv, scratch);
+    return winograd_forward<T, decltype(f)>(c, s, x, w, s.o, nullptr, conv, scratch);
   });
 }
 
@@ -125,7 +125,7 @@ static int64_t dx_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked,
   const int64_t halves = s.stride_h;
   const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.o, s.c, ceil_div(s.h, halves), ceil_div(s.w, halves));
   if (s.empty() || variant == kGemm) return 0;
-  return with_variant(s, variant, [&](auto f) { return winograd_dx<T, decltype(f)>(c, s, g, w, dx, scratch); });
+  return with_variant(s, variant, [&](auto f) { return winograd_dx<T, decltype(f)>(c, s, g, w, false, dx, scratch); });
 }
 
 template <class T> static int64_t dx_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {

@@ -5,11 +5,12 @@
 // matrices are the 4 x 4 filter of a convolution with stride 2 from the enlarged side to the small one, so the gradient
 // in x is that convolution, and the gradient in w is its own gradient folded back to 3 x 3.
 //
-// One more transform (Winograd's, of the 2 x 2 filters) would go where tap_conv is called.
+// With enough channels all three run by Winograd's algorithm, as that convolution and its gradients do.
 #include "conv.h"
 
 #include "conv_dw.h"
 #include "implicit_gemm.h"
+#include "winograd_conv.h"
 
 namespace {
 
@@ -21,11 +22,11 @@ struct Sizes {
   int64_t n, h, w, c, o;                     // the small image, and the channels of the enlarged side
 };
 
-inline int64_t folded_index(int64_t a, int64_t b, int64_t u, int64_t v) { return ((a * 2 + b) * 2 + u) * 2 + v; }
-
 // Tap k = 0 ... 3 of the filter of 4 along an axis, seen from the enlarged side: it is at 2 i - 1 + k.
 inline int64_t phase_of(int64_t k) { return (k + 1) % 2; }
 inline int64_t place_of(int64_t k) { return k < 2 ? 1 : 0; }
+inline int64_t tap_of(int64_t a, int64_t u) { return 3 - a - 2 * u; }
+inline int64_t folded_index(int64_t a, int64_t b, int64_t u, int64_t v) { return tap_of(a, u) * 4 + tap_of(b, v); }
 
 template <class T> static int64_t folded_bytes(const Sizes& s) { return round64(16 * s.c * s.o * int64_t(sizeof(T))); }
 
@@ -41,7 +42,7 @@ template <class T> static void fold(const Call& c, const Sizes& s, const T* w, T
     for (int64_t t = 0; t < size; ++t) {
       double sum = double(taps[0][t]);
       for (int64_t m = 1; m < count; ++m) sum += double(taps[m][t]);
-      to[k * size + t] = T(sum);
+      to[folded_index(a, b, u, v) * size + t] = T(sum);
     }
   });
 }
@@ -63,7 +64,7 @@ template <class T> static TapConv<T> back_conv(const Sizes& s, Tap* taps, const 
   list.taps = taps;
   for (int64_t k = 0; k < 4; ++k)
     for (int64_t l = 0; l < 4; ++l)
-      add_tap(list, taps, {k - 1, l - 1, folded_index(phase_of(k), phase_of(l), place_of(k), place_of(l))});
+      add_tap(list, taps, {k - 1, l - 1, k * 4 + l});
   return {g, s.n, 2 * s.h, 2 * s.w, s.o, s.h, s.w, 2, 2, dx, s.h, s.w, s.c, 1, 1, 0, 0, list,
           folded, s.c * s.o, s.o, s.o, false, 1, nullptr, nullptr};
 }
@@ -91,8 +92,38 @@ inline Sizes dw_sizes(const Call& c) {
   return {x.shape[0], x.shape[1], x.shape[2], x.shape[3], g.shape[3]};
 }
 
+// ---- by Winograd's algorithm: bytes of scratch after the folded filter, and the pass itself if there is scratch; else 0
+
+using Halving = Winograd<4, 2>;
+
+template <class T> inline bool suits(const Conv& v, int64_t c, int64_t o) {
+  return !v.empty() && winograd_choice<T>(v, kAuto, c, o, v.p, v.q) != kGemm;
+}
+
+template <class T>
+static int64_t forward_by_winograd(const Call& call, const Conv& v, const T* x, const T* folded, T* y, void* scratch) {
+  return suits<T>(v, v.o, v.c) ? winograd_dx<T, Halving>(call, v, x, folded, true, y, scratch) : 0;
+}
+
+template <class T>
+static int64_t dx_by_winograd(const Call& call, const Conv& v, const T* g, const T* folded, T* dx, void* scratch) {
+  if (!suits<T>(v, v.c, v.o)) return 0;
+  const int64_t ld = padded(v.o, kLanes<T>), size = padded(16 * v.c * ld, 16);
+  T* const turned = static_cast<T*>(scratch);
+  if (turned) transpose_filter(call, folded, 16, v.o, v.c, turned);
+  return size * int64_t(sizeof(T)) + winograd_forward<T, Halving>(call, v, g, turned ? turned : folded, ld, nullptr,
+                                                                  whole_output(v, dx), turned ? turned + size : nullptr);
+}
+
+template <class T>
+static int64_t dw_by_winograd(const Call& call, const Conv& v, const T* g, const T* x, T* folded, void* scratch) {
+  return suits<T>(v, v.c, v.o) ? winograd_filter_gradient<T, Halving>(call, v, g, x, folded, scratch) : 0;
+}
+
 template <class T> int64_t forward_bytes(const Call& c) {
   const Sizes s = forward_sizes(c);
+  if (const int64_t bytes = forward_by_winograd<T>(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
+    return kTapBytes + folded_bytes<T>(s) + bytes;
   int64_t most = 0;
   for (int64_t k = 0; k < 4; ++k) {
     const int64_t bytes = tap_conv_scratch(c, phase_conv<T>(s, k >> 1, k & 1, nullptr, nullptr, nullptr, nullptr));
@@ -102,12 +133,16 @@ template <class T> int64_t forward_bytes(const Call& c) {
 }
 template <class T> int64_t dx_bytes(const Call& c) {
   const Sizes s = dx_sizes(c);
+  if (const int64_t bytes = dx_by_winograd<T>(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
+    return kTapBytes + folded_bytes<T>(s) + bytes;
   return kTapBytes + folded_bytes<T>(s) + tap_conv_scratch(c, back_conv<T>(s, nullptr, nullptr, nullptr, nullptr));
 }
 template <class T> int64_t dw_bytes(const Call& c) {
   const Sizes s = dw_sizes(c);
   const Conv v = enlarged_to_small(s);
-  return v.empty() ? 0 : folded_bytes<T>(s) + conv_dw_scratch<T>(c, v);
+  if (v.empty()) return 0;
+  const int64_t bytes = dw_by_winograd<T>(c, v, in<T>(c, 1), in<T>(c, 0), nullptr, nullptr);
+  return folded_bytes<T>(s) + (bytes ? bytes : conv_dw_scratch<T>(c, v));
 }
 
 }  // namespace
@@ -118,8 +153,10 @@ KERNEL_SCRATCH(upsample_conv2d, forward_bytes) {
   char* memory = static_cast<char*>(c.scratch) + kTapBytes;
   T* folded = reinterpret_cast<T*>(memory);
   fold(c, s, in<T>(c, 1), folded);
+  void* const rest = memory + folded_bytes<T>(s);
+  if (forward_by_winograd(c, enlarged_to_small(s), in<T>(c, 0), folded, out<T>(c), rest)) return;
   for (int64_t k = 0; k < 4; ++k)
-    tap_conv(c, phase_conv<T>(s, k >> 1, k & 1, taps, in<T>(c, 0), folded, out<T>(c)), memory + folded_bytes<T>(s));
+    tap_conv(c, phase_conv<T>(s, k >> 1, k & 1, taps, in<T>(c, 0), folded, out<T>(c)), rest);
 }
 
 KERNEL_SCRATCH(upsample_conv2d_dx, dx_bytes) {
@@ -128,7 +165,9 @@ KERNEL_SCRATCH(upsample_conv2d_dx, dx_bytes) {
   char* memory = static_cast<char*>(c.scratch) + kTapBytes;
   T* folded = reinterpret_cast<T*>(memory);
   fold(c, s, in<T>(c, 1), folded);
-  tap_conv(c, back_conv<T>(s, taps, in<T>(c, 0), folded, out<T>(c)), memory + folded_bytes<T>(s));
+  void* const rest = memory + folded_bytes<T>(s);
+  if (dx_by_winograd(c, enlarged_to_small(s), in<T>(c, 0), folded, out<T>(c), rest)) return;
+  tap_conv(c, back_conv<T>(s, taps, in<T>(c, 0), folded, out<T>(c)), rest);
 }
 
 KERNEL_SCRATCH(upsample_conv2d_dw, dw_bytes) {
@@ -140,7 +179,8 @@ KERNEL_SCRATCH(upsample_conv2d_dw, dw_bytes) {
     return;
   }
   T* folded = static_cast<T*>(c.scratch);    // (4, 4, o, c)
-  conv_dw(c, v, in<T>(c, 1), in<T>(c, 0), folded, static_cast<char*>(c.scratch) + folded_bytes<T>(s));
+  void* const rest = static_cast<char*>(c.scratch) + folded_bytes<T>(s);
+  if (!dw_by_winograd(c, v, in<T>(c, 1), in<T>(c, 0), folded, rest)) conv_dw(c, v, in<T>(c, 1), in<T>(c, 0), folded, rest);
   const int64_t size = s.c * s.o;
   parallel(c, 9 * s.c, [&](int64_t task, int) {
     const int64_t i = task / s.c / 3, j = task / s.c % 3, ch = task % s.c;

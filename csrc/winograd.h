@@ -7,7 +7,7 @@
 // them would lose three times the digits. Every tile is computed alone, so results do not depend on blocks or threads.
 //
 // Rounding error relative to the root mean square of the output (measured, benchmarks/lab/conv.md): F(4x4) at most
-// 1.2e-6 rms and 2e-5 at worst, F(2x2) half of that.
+// 1.2e-6 rms and 2e-5 at worst, the others two thirds of that.
 #pragma once
 #include "activation_math.h"
 #include "gemm.h"
@@ -48,21 +48,24 @@ inline int64_t padded(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 template <class T> inline int64_t row_of(int64_t n) { return padded(n, kLanes<T>) + kLanes<T>; }
 template <class T> inline int64_t panels_of(int64_t o) { return ceil_div(o, kTileCols<T>); }
 
-// ---- the filter: u[k][panel][c][kTileCols], k = position among N x N; columns beyond o are zero -----------------------
+// ---- the filter: u[k][o / 32][c][32], k = position among N x N, zero beyond o. The same on every instruction set, so
+// that a filter may be transformed ahead (ops/winograd.py). ------------------------------------------------------------
 
-template <class T, class F> static int64_t filter_size(int64_t c, int64_t o) {
-  return F::kN * F::kN * panels_of<T>(o) * kTileCols<T> * c;
+constexpr int64_t kFilterColumns = 32;
+
+template <class F> static int64_t filter_size(int64_t c, int64_t o) {
+  return F::kN * F::kN * padded(o, kFilterColumns) * c;
 }
 
 // w (R, R, c, o), element (i, j, c, o) at w[i * row + j * column + c * ld + o].
 template <class T, class F>
 static void transform_filter(const Call& call, const T* w, int64_t row, int64_t column, int64_t ld, int64_t c, int64_t o, T* u) {
-  constexpr int L = kLanes<T>, NR = kTileCols<T>, N = F::kN, R = F::kR;
-  const int64_t panels = panels_of<T>(o), plane = panels * c * NR;
-  const int64_t grain = ceil_div(4096, o > 0 ? o : 1), blocks = ceil_div(c, grain);
-  parallel(call, blocks, [&](int64_t block, int) {
+  constexpr int L = kLanes<T>, N = F::kN, R = F::kR;
+  constexpr int64_t W = kFilterColumns;
+  const int64_t width = padded(o, W), plane = width * c, grain = ceil_div(4096, width > 0 ? width : 1);
+  parallel(call, ceil_div(c, grain), [&](int64_t block, int) {
     for (int64_t i = block * grain; i < least(c, (block + 1) * grain); ++i)
-      for (int64_t j = 0; j < panels * NR; j += L) {
+      for (int64_t j = 0; j < width; j += L) {
         const int64_t left = o - j;
         vec<T> f[R * R], g[R * N], r[N];
         for (int a = 0; a < R; ++a)
@@ -71,7 +74,7 @@ static void transform_filter(const Call& call, const T* w, int64_t row, int64_t 
             f[a * R + b] = left >= L ? load(q) : left > 0 ? load_first(q, left) : vec<T>{};
           }
         for (int a = 0; a < R; ++a) F::template filter<T>(f + a * R, 1, g + a * N, 1);
-        T* to = u + (j / NR * c + i) * NR + j % NR;
+        T* to = u + (j / W * c + i) * W + j % W;
         for (int b = 0; b < N; ++b) {
           F::template filter<T>(g + b, N, r, 1);
           for (int a = 0; a < N; ++a) store(to + (a * N + b) * plane, r[a]);
@@ -191,19 +194,20 @@ static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& f
 
 // ---- products and output --------------------------------------------------------------------------------------------
 
-// m[k][tile][column] (+)= sum over channels [c0, c1) of v[k][tile][channel - c0] u[k][panel][channel][column] for the
-// columns of panels [j0, j1).
+// m[k][tile][column] (+)= sum over channels [c0, c1) of v[k][tile][channel - c0] u[k][...][channel][column] for the
+// columns of panels [j0, j1) of kTileCols.
 template <class T, class F>
-static void products(const T* v, int64_t ld, int64_t tiles, int64_t c0, int64_t c1, int64_t c, const T* u, int64_t panels,
+static void products(const T* v, int64_t ld, int64_t tiles, int64_t c0, int64_t c1, int64_t c, const T* u, int64_t o,
                      int64_t j0, int64_t j1, T* m, int64_t ldm, bool add) {
-  constexpr int NR = kTileCols<T>;
+  constexpr int64_t NR = kTileCols<T>, W = kFilterColumns;
+  static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
   const int64_t strips = ceil_div(tiles, kTileRows);
   for (int k = 0; k < F::kN * F::kN; ++k)
     for (int64_t j = j0; j < j1; ++j) {
-      const T* b = u + ((k * panels + j) * c + c0) * NR;
+      const T* b = u + k * padded(o, W) * c + (j * NR / W * c + c0) * W + j * NR % W;
       for (int64_t t = 0; t < strips; ++t) {
         const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
-        micro_of<T, 2, true>(rows)(c1 - c0, v + (k * tiles + i) * ld, ld, b, NR, m + (k * tiles + i) * ldm + (j - j0) * NR,
+        micro_of<T, 2, true>(rows)(c1 - c0, v + (k * tiles + i) * ld, ld, b, W, m + (k * tiles + i) * ldm + (j - j0) * NR,
                                    ldm, kLanes<T>, add);
       }
     }
@@ -301,7 +305,7 @@ template <class T, class F> static void winograd_conv(const Call& call, const Wi
         transform_input<T, F>(s, s.source[k], grid, first, end, c0, c1, zeros, s.scale ? &rows : nullptr, v, plan.ldv);
         for (int64_t j = begin; j < stop; j += plan.chunk) {
           const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
-          products<T, F>(v, plan.ldv, end - first, c0, c1, s.c, s.source[k].u, all, j, j1, m, plan.ldm, k > 0 || c0 > 0);
+          products<T, F>(v, plan.ldv, end - first, c0, c1, s.c, s.source[k].u, s.o, j, j1, m, plan.ldm, k > 0 || c0 > 0);
           if (last)
             transform_output<T, F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<T>) - column);
         }

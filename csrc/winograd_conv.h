@@ -77,7 +77,7 @@ template <class T, class F> struct WinogradPass {
   Arena<T> arena;
   int64_t most = 0;                        // the largest need of a convolution after the filters
   T* filter(const T* w, int64_t row, int64_t column, int64_t ld, int64_t c, int64_t o) {
-    T* u = arena.take(filter_size<T, F>(c, o));
+    T* u = arena.take(filter_size<F>(c, o));
     if (u) transform_filter<T, F>(call, w, row, column, ld, c, o, u);
     return u;
   }
@@ -107,7 +107,7 @@ static int64_t winograd_forward(const Call& call, const Conv& s, const T* x, con
     conv.sources = 4;
     for (int k = 0; k < 4; ++k) {
       const Phase a(s.h, s.top, k / 2), b(s.w, s.left, k % 2);
-      const T* v = u ? u + k * filter_size<T, F>(s.c, s.o)
+      const T* v = u ? u + k * filter_size<F>(s.c, s.o)
                      : pass.filter(w + a.first * row + b.first * column, 2 * row, 2 * column, ld, s.c, s.o);
       conv.source[k] = {x + (k / 2 * s.w + k % 2) * s.c, sample, 2 * s.w * s.c, 2 * s.c, a.size, b.size, -a.shift, -b.shift, v};
     }

@@ -23,6 +23,7 @@ from .reduce import *
 from .resample import *
 from .transport import *
 from .upsample_conv import *
+from .winograd import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
 __all__ = sorted(TABLE)

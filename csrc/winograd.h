@@ -16,7 +16,9 @@
 namespace {
 
 constexpr int64_t kWinogradDepth = 128;    // channels per chain of fma
-constexpr int64_t kTileBlock = 24;         // tiles per task, a multiple of 6 and 12
+// Tiles per task, multiples of 6 and 12: few, so that they stay in the second-level cache through all stages; more where
+// the filter is so large that reading it for every task costs more than that.
+constexpr int64_t kTileBlock = 24, kLargeTileBlock = 96, kLargeFilter = 12 << 20;
 
 // A stride-1 convolution as this file sees it: sums over one or more sources, written with a stride. Several sources
 // are the phases of a strided convolution, several calls those of its adjoint.
@@ -34,7 +36,9 @@ template <class T> struct WinogradConv {
   int64_t sample, row, pixel;
   void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);  // as in gemm.h, or null
   const void* context;
-  const T *scale, *shift;                  // (n, c): the input is silu(x * scale + shift); null: x itself
+  // If given, the input is silu((x - centre) * a + b) with c of each for sample n, which this writes; else x itself.
+  void (*affine)(const void* norm, int64_t n, T* centre, T* a, T* b);
+  const void* norm;
 };
 
 struct TileGrid {
@@ -122,19 +126,21 @@ static inline void transform_tile(const TilePixels<T, F::kN>& pixels, const Tile
 
 // The rows of a convolution's input, activated: N rows under a row of tiles at a time, padding included.
 template <class T, class F> struct ActivatedRows {
-  T* at;                                   // [N][columns][channels]
+  T *affine, *at;                          // centre, a, b, padded; [N][columns][channels]
   int64_t columns, sample = -1, tile_row = -1;
   static int64_t width(const TileGrid& grid) { return grid.columns * F::kM + F::kR - 1; }
 
-  // Channels [c0, c1) of the rows under row `r` of tiles; rows shared with the row of tiles before are kept.
-  void fill(const WinogradConv<T>& s, const WinogradSource<T>& from, int64_t n, int64_t r, int64_t c0, int64_t c1) {
+  // The rows under row `r` of tiles of sample n; those shared with the row of tiles before are kept.
+  void fill(const WinogradConv<T>& s, const WinogradSource<T>& from, int64_t n, int64_t r) {
     constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
     if (n == sample && r == tile_row) return;
-    const int64_t channels = c1 - c0, row_size = columns * channels;
+    const int64_t row_size = columns * s.c;
     const bool follows = n == sample && r == tile_row + 1;
     if (follows) memmove(at, at + M * row_size, size_t((N - M) * row_size) * sizeof(T));
+    const int64_t ld = padded(s.c, L);
+    if (n != sample) s.affine(s.norm, n, affine, affine + ld, affine + 2 * ld);
     sample = n, tile_row = r;
-    const T *scale = s.scale + n * s.c + c0, *shift = s.shift + n * s.c + c0;
+    const T *centre = affine, *a = centre + ld, *b = a + ld;
     for (int i = follows ? N - M : 0; i < N; ++i) {
       const int64_t row = r * M - from.top + i;
       T* to = at + i * row_size;
@@ -142,42 +148,42 @@ template <class T, class F> struct ActivatedRows {
         memset(to, 0, size_t(row_size) * sizeof(T));
         continue;
       }
-      for (int64_t j = 0; j < columns; ++j, to += channels) {
+      for (int64_t j = 0; j < columns; ++j, to += s.c) {
         const int64_t column = j - from.left;
         if (column < 0 || column >= from.w) {
-          memset(to, 0, size_t(channels) * sizeof(T));
+          memset(to, 0, size_t(s.c) * sizeof(T));
           continue;
         }
-        const T* x = from.x + n * from.sample + row * from.row + column * from.pixel + c0;
+        const T* x = from.x + n * from.sample + row * from.row + column * from.pixel;
         int64_t k = 0;
-        for (; k + L <= channels; k += L) store(to + k, Silu::f<T>(fma(load(x + k), load(scale + k), load(shift + k))));
-        if (const int64_t left = channels - k; left > 0)
-          store_first(to + k, Silu::f<T>(fma(load_first(x + k, left), load_first(scale + k, left), load_first(shift + k, left))), left);
+        for (; k + L <= s.c; k += L) store(to + k, Silu::f<T>(fma(load(x + k) - load(centre + k), load(a + k), load(b + k))));
+        if (const int64_t left = s.c - k; left > 0)
+          store_first(to + k, Silu::f<T>(fma(load_first(x + k, left) - load(centre + k), load(a + k), load(b + k))), left);
       }
     }
   }
 };
 
-// v[k][tile - first][channel - c0], rows of ld elements, for channels [c0, c1).
+// v[k][tile - first][channel], rows of ld elements, from one source.
 template <class T, class F>
 static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& from, const TileGrid& grid, int64_t first,
-                            int64_t end, int64_t c0, int64_t c1, const T* zeros, ActivatedRows<T, F>* activated, T* v, int64_t ld) {
+                            int64_t end, const T* zeros, ActivatedRows<T, F>* activated, T* v, int64_t ld) {
   constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
-  const int64_t plane = (end - first) * ld, channels = c1 - c0;
+  const int64_t plane = (end - first) * ld;
   const auto pixels_of = [&](int64_t t) {
     const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
     TilePixels<T, N> pixels;
     if (activated) {
-      activated->fill(s, from, sample, r, c0, c1);
+      activated->fill(s, from, sample, r);
       for (int i = 0; i < N; ++i)
-        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = activated->at + (i * activated->columns + q * M + j) * channels;
+        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = activated->at + (i * activated->columns + q * M + j) * s.c;
       return pixels;
     }
     for (int i = 0; i < N; ++i)
       for (int j = 0; j < N; ++j) {
         const int64_t row = r * M - from.top + i, column = q * M - from.left + j;
         const bool inside = row >= 0 && row < from.h && column >= 0 && column < from.w;
-        pixels.at[i * N + j] = inside ? from.x + sample * from.sample + row * from.row + column * from.pixel + c0 : zeros;
+        pixels.at[i * N + j] = inside ? from.x + sample * from.sample + row * from.row + column * from.pixel : zeros;
       }
     return pixels;
   };
@@ -187,30 +193,32 @@ static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& f
     if (!activated && t + 1 < end) next = pixels_of(t + 1);
     T* to = v + (t - first) * ld;
     int64_t i = 0;
-    for (; i + L <= channels; i += L) transform_tile<T, F, false>(pixels, next, i, L, to + i, plane);
-    if (i < channels) transform_tile<T, F, true>(pixels, next, i, channels - i, to + i, plane);
+    for (; i + L <= s.c; i += L) transform_tile<T, F, false>(pixels, next, i, L, to + i, plane);
+    if (i < s.c) transform_tile<T, F, true>(pixels, next, i, s.c - i, to + i, plane);
   }
 }
 
 // ---- products and output --------------------------------------------------------------------------------------------
 
-// m[k][tile][column] (+)= sum over channels [c0, c1) of v[k][tile][channel - c0] u[k][...][channel][column] for the
+// m[k][tile][column] = sum over sources and channels of v[k][tile][source, channel] u[k][...][channel][column], for the
 // columns of panels [j0, j1) of kTileCols.
 template <class T, class F>
-static void products(const T* v, int64_t ld, int64_t tiles, int64_t c0, int64_t c1, int64_t c, const T* u, int64_t o,
-                     int64_t j0, int64_t j1, T* m, int64_t ldm, bool add) {
+static void products(const WinogradConv<T>& s, const T* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, T* m, int64_t ldm) {
   constexpr int64_t NR = kTileCols<T>, W = kFilterColumns;
   static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
   const int64_t strips = ceil_div(tiles, kTileRows);
   for (int k = 0; k < F::kN * F::kN; ++k)
-    for (int64_t j = j0; j < j1; ++j) {
-      const T* b = u + k * padded(o, W) * c + (j * NR / W * c + c0) * W + j * NR % W;
-      for (int64_t t = 0; t < strips; ++t) {
-        const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
-        micro_of<T, 2, true>(rows)(c1 - c0, v + (k * tiles + i) * ld, ld, b, W, m + (k * tiles + i) * ldm + (j - j0) * NR,
-                                   ldm, kLanes<T>, add);
-      }
-    }
+    for (int64_t j = j0; j < j1; ++j)
+      for (int64_t source = 0; source < s.sources; ++source)
+        for (int64_t c0 = 0; c0 < s.c; c0 += kWinogradDepth) {
+          const T* a = v + k * tiles * ld + source * s.c + c0;
+          const T* u = s.source[source].u + k * padded(s.o, W) * s.c + (j * NR / W * s.c + c0) * W + j * NR % W;
+          for (int64_t t = 0; t < strips; ++t) {
+            const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
+            micro_of<T, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
+                                       m + (k * tiles + i) * ldm + (j - j0) * NR, ldm, kLanes<T>, source > 0 || c0 > 0);
+          }
+        }
 }
 
 // Columns [j0, j0 + width) of the outputs of tiles [first, end).
@@ -261,23 +269,24 @@ static void transform_output(const WinogradConv<T>& s, const TileGrid& grid, int
 // How the work is cut; none of it touches a bit of the result.
 template <class T, class F> struct WinogradPlan {
   int64_t block, splits, panels, chunk;    // tiles per task; tasks that share a block; panels per task and per pass
-  int64_t ldv, ldm, v_size, m_size, strip_size;
+  int64_t ldv, ldm, v_size, m_size, affine_size, strip_size;
   WinogradPlan(const WinogradConv<T>& s, const TileGrid& grid, int threads) {
-    const int64_t workers = threads > 0 ? threads : 1, all = panels_of<T>(s.o), blocks = ceil_div(grid.all, kTileBlock);
+    const bool large = filter_size<F>(s.c, s.o) * s.sources * int64_t(sizeof(T)) > kLargeFilter;
+    const int64_t most = large ? kLargeTileBlock : kTileBlock, workers = threads > 0 ? threads : 1;
+    const int64_t all = panels_of<T>(s.o), blocks = ceil_div(grid.all, most);
     const int64_t rounds = padded(blocks, workers);       // so that every worker gets as many
-    block = least(padded(ceil_div(grid.all, rounds), kTileRows), kTileBlock);
+    block = least(padded(ceil_div(grid.all, rounds), kTileRows), most);
     splits = blocks >= workers ? 1 : least(ceil_div(workers, blocks), all);
     panels = ceil_div(all, splits);
-    const int64_t depth = least(s.c, kWinogradDepth);
-    const bool once = s.sources == 1 && s.c <= kWinogradDepth;
-    chunk = once ? least(panels, 4) : panels;             // sums over several blocks of channels stay in M
-    ldv = row_of<T>(depth);
+    chunk = least(panels, 8);
+    ldv = row_of<T>(s.sources * s.c);
     ldm = row_of<T>(chunk * kTileCols<T>);
     v_size = F::kN * F::kN * block * ldv;
     m_size = F::kN * F::kN * block * ldm;
-    strip_size = s.scale ? padded(F::kN * ActivatedRows<T, F>::width(grid) * depth, 16) : 0;
+    affine_size = s.affine ? padded(3 * padded(s.c, kLanes<T>), 16) : 0;
+    strip_size = s.affine ? padded(F::kN * ActivatedRows<T, F>::width(grid) * s.c, 16) : 0;
   }
-  int64_t worker_size() const { return v_size + m_size + strip_size; }
+  int64_t worker_size() const { return v_size + m_size + affine_size + strip_size; }
   int64_t size(int threads) const { return ldv + worker_size() * (threads > 0 ? threads : 1); }
 };
 
@@ -289,27 +298,22 @@ template <class T, class F> static int64_t winograd_size(const WinogradConv<T>& 
 template <class T, class F> static void winograd_conv(const Call& call, const WinogradConv<T>& s, T* scratch) {
   const TileGrid grid(s.n, s.p, s.q, F::kM);
   const WinogradPlan<T, F> plan(s, grid, call.threads);
-  const int64_t all = panels_of<T>(s.o), depth = least(s.c, kWinogradDepth);
+  const int64_t all = panels_of<T>(s.o);
   T* zeros = scratch;
   memset(zeros, 0, size_t(plan.ldv) * sizeof(T));
   parallel(call, ceil_div(grid.all, plan.block) * plan.splits, [&](int64_t task, int worker) {
     T* v = zeros + plan.ldv + worker * plan.worker_size();
-    T *m = v + plan.v_size, *strip_memory = m + plan.m_size;
+    T *m = v + plan.v_size, *affine = m + plan.m_size, *strip = affine + plan.affine_size;
     const int64_t first = task / plan.splits * plan.block, end = least(grid.all, first + plan.block);
     const int64_t begin = task % plan.splits * plan.panels, stop = least(all, begin + plan.panels);
-    for (int k = 0; k < s.sources; ++k)
-      for (int64_t c0 = 0; c0 < s.c; c0 += depth) {
-        const int64_t c1 = least(s.c, c0 + depth);
-        const bool last = k + 1 == s.sources && c1 == s.c;
-        ActivatedRows<T, F> rows{strip_memory, ActivatedRows<T, F>::width(grid)};
-        transform_input<T, F>(s, s.source[k], grid, first, end, c0, c1, zeros, s.scale ? &rows : nullptr, v, plan.ldv);
-        for (int64_t j = begin; j < stop; j += plan.chunk) {
-          const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
-          products<T, F>(v, plan.ldv, end - first, c0, c1, s.c, s.source[k].u, s.o, j, j1, m, plan.ldm, k > 0 || c0 > 0);
-          if (last)
-            transform_output<T, F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<T>) - column);
-        }
-      }
+    ActivatedRows<T, F> rows{affine, strip, ActivatedRows<T, F>::width(grid)};
+    for (int64_t k = 0; k < s.sources; ++k)
+      transform_input<T, F>(s, s.source[k], grid, first, end, zeros, s.affine ? &rows : nullptr, v + k * s.c, plan.ldv);
+    for (int64_t j = begin; j < stop; j += plan.chunk) {
+      const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
+      products<T, F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm);
+      transform_output<T, F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<T>) - column);
+    }
   });
 }
 

@@ -149,7 +149,7 @@ def test_the_epilogue_has_the_bits_of_the_separate_ops(activation):
 
 
 def test_the_triple_keeps_its_attributes_through_derivatives():
-    """Third derivatives: what each pass of the triple hands on to the next has the right size, kernel and attributes."""
+    """Third derivatives: what each pass hands on to the next has the right size, kernel and attributes."""
     a = dict(stride=(2, 1), padding=(1, 0, 2, 1), dilation=(1, 2), groups=2, algorithm="gemm")
     x, w, _ = arrays((2, (6, 7), 4, (3, 2), 6, a), "float64")
 
@@ -280,13 +280,13 @@ def test_a_bad_attribute_is_named(a, message):
 
 def test_sizes_that_do_not_fit_are_named():
     x, w, g = arrays((1, (8, 9), 4, (3, 3), 6, dict(padding=1)))
-    with pytest.raises(ValueError, match=r"conv2d_dx: g has \(rows, columns\) = \(8, 9\), but size = \(8, 8\) gives \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"conv2d_dx: g has .* = \(8, 9\), but size = \(8, 8\) gives \(8, 8\)"):
         ops.conv2d_dx(g, w, size=(8, 8), padding=1)
     with pytest.raises(ValueError, match=r"conv2d_dx: size must be \(rows, columns\) of the input, got 8"):
         ops.conv2d_dx(g, w, size=8, padding=1)
-    with pytest.raises(ValueError, match=r"conv2d_dw: g has \(rows, columns\) = \(8, 9\), but kernel = \(2, 3\) gives \(9, 9\)"):
+    with pytest.raises(ValueError, match=r"conv2d_dw: g has .* = \(8, 9\), but kernel = \(2, 3\) gives \(9, 9\)"):
         ops.conv2d_dw(x, g, kernel=(2, 3), padding=1)
-    with pytest.raises(ValueError, match=r"conv2d_act: residual has \(rows, columns\) = \(8, 9\), but the convolution gives"):
+    with pytest.raises(ValueError, match=r"conv2d_act: residual has .* = \(8, 9\), but the convolution gives \(6, 7\)"):
         ops.conv2d_act(x, w, None, g)
     with pytest.raises(ValueError, match=r"conv_transpose2d: output_padding = .* must be smaller than stride"):
         ops.conv_transpose2d(g, w, stride=2, output_padding=2)

@@ -176,14 +176,26 @@ static int64_t dw_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked,
 template <class T> static int64_t dw_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
   if (s.empty()) return 0;
   if (const int64_t bytes = dw_by_winograd<T>(c, s, asked, in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr)) return bytes;
-  return choose_dw(s, asked) == kDirect ? depthwise_dw_scratch<T>(s) : conv_dw_scratch<T>(c, s);
+  switch (choose_dw(s, asked)) {
+    case kDirect: return s.depthwise() ? depthwise_dw_scratch<T>(s) : few_outputs_dw_scratch<T>(c, s);
+    default: return conv_dw_scratch<T>(c, s);
+  }
 }
 
 template <class T>
 static void gradient_w(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw) {
   if (dw_by_winograd(c, s, asked, x, g, dw, c.scratch)) return;
-  if (!s.empty() && choose_dw(s, asked) == kDirect) depthwise_dw(c, s, x, g, dw, c.scratch);
-  else conv_dw(c, s, x, g, dw, c.scratch);
+  if (s.empty()) {
+    memset(dw, 0, size_t(s.kh * s.kw * s.group_c() * s.o) * sizeof(T));
+    return;
+  }
+  switch (choose_dw(s, asked)) {
+    case kDirect:
+      if (s.depthwise()) depthwise_dw(c, s, x, g, dw, c.scratch);
+      else few_outputs_dw(c, s, x, g, dw, c.scratch);
+      return;
+    default: conv_dw(c, s, x, g, dw, c.scratch);
+  }
 }
 
 // ---- calls ----------------------------------------------------------------------------------------------------------

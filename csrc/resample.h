@@ -192,17 +192,33 @@ template <class T, int N, bool kAdd> static void wide_pixels(const Pixels<T>& s,
   }
 }
 
-// C channels, fewer than a vector.
-template <class T, int C> static void narrow_pixels(const Pixels<T>& s, int64_t q, int64_t end, bool add, T fill) {
-  for (; q < end; ++q) {
-    T sum[C], *y = s.y + q * C;
-    const int32_t first = s.a.first[q], last = s.a.first[q + 1];
-    for (int j = 0; j < C; ++j) sum[j] = add ? y[j] : first == last ? fill : T(0);
-    for (int32_t t = first; t < last; ++t) {
-      const T w = s.a.weight[t], *x = s.x + s.a.index[t] * C;
-      for (int j = 0; j < C; ++j) sum[j] += w * x[j];
+// C channels, fewer than a vector; N taps each, or any number if N is 0.
+template <class T, int C, int N> static void narrow_pixels(const Pixels<T>& s, int64_t q, int64_t end, bool add) {
+  const int64_t taps = N ? N : s.a.taps(q);
+  const int32_t* index = s.a.index + s.a.first[q];
+  const T* w = s.a.weight + s.a.first[q];
+  T* y = s.y + q * C;
+  for (; q < end; ++q, index += taps, w += taps, y += C) {
+    T sum[C];
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) sum[j] = add ? y[j] : T(0);
+#pragma GCC unroll 4
+    for (int64_t t = 0; t < taps; ++t) {
+      const T* x = s.x + index[t] * C;
+#pragma GCC unroll 4
+      for (int j = 0; j < C; ++j) sum[j] += w[t] * x[j];
     }
+#pragma GCC unroll 4
     for (int j = 0; j < C; ++j) y[j] = sum[j];
+  }
+}
+
+template <class T, int C> static void narrow_run(const Pixels<T>& s, int64_t q, int64_t end, bool add) {
+  switch (s.a.taps(q)) {
+    case 1: return narrow_pixels<T, C, 1>(s, q, end, add);
+    case 2: return narrow_pixels<T, C, 2>(s, q, end, add);
+    case 4: return narrow_pixels<T, C, 4>(s, q, end, add);
+    default: return narrow_pixels<T, C, 0>(s, q, end, add);
   }
 }
 
@@ -212,20 +228,18 @@ template <class T> static void set_all(T* y, int64_t n, T value) {
 
 // Outputs [q, end) one by one.
 template <class T> static void single_pixels(const Pixels<T>& s, int64_t q, int64_t end, bool add, T fill) {
-  if (s.c < kLanes<T>) {
-    switch (s.c) {
-      case 1: return narrow_pixels<T, 1>(s, q, end, add, fill);
-      case 2: return narrow_pixels<T, 2>(s, q, end, add, fill);
-      case 3: return narrow_pixels<T, 3>(s, q, end, add, fill);
-      case 4: return narrow_pixels<T, 4>(s, q, end, add, fill);
-      default: break;
-    }
-  }
   while (q < end) {
     const int64_t n = s.a.taps(q);
     int64_t stop = q + 1;
     while (stop < end && s.a.taps(stop) == n) ++stop;
-    if (n == 0 && !add) set_all(s.y + q * s.c, (stop - q) * s.c, fill);
+    if (n == 0) {
+      if (!add) set_all(s.y + q * s.c, (stop - q) * s.c, fill);
+    } else if (s.c < kLanes<T> && s.c <= 4) {
+      if (s.c == 1) narrow_run<T, 1>(s, q, stop, add);
+      else if (s.c == 2) narrow_run<T, 2>(s, q, stop, add);
+      else if (s.c == 3) narrow_run<T, 3>(s, q, stop, add);
+      else narrow_run<T, 4>(s, q, stop, add);
+    }
     else if (n == 1 && !add) wide_pixels<T, 1, false>(s, q, stop);
     else if (n == 2 && !add) wide_pixels<T, 2, false>(s, q, stop);
     else if (n == 3 && !add) wide_pixels<T, 3, false>(s, q, stop);
@@ -249,7 +263,7 @@ template <class T> static void row_of_pixels(const Pixels<T>& s, int64_t q0, int
 
 // ---- images ---------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kStrip = 4096;           // numbers of a combined row that are kept in L1
+constexpr int64_t kStrip = 8192;           // bytes of a combined row: with what it is made of and what it makes, L1
 constexpr int64_t kRowGrain = 32768;       // numbers per task
 
 template <class T> static int64_t strip_bytes(const Call& c, int64_t n_in, int64_t channels) {
@@ -265,7 +279,8 @@ static void resample(const Call& call, const Axis<T>& rows, const Axis<T>& colum
   if (n == 0 || rows.n_out == 0 || out_row == 0) return;
   const int64_t strip_size = padded_bytes(in_row * int64_t(sizeof(T)));
   int64_t width = columns.n_out;
-  if (in_row > 2 * kStrip) width = columns.n_out * kStrip / in_row;
+  const int64_t strip_numbers = kStrip / int64_t(sizeof(T));
+  if (in_row > strip_numbers) width = columns.n_out * strip_numbers / in_row;
   if (width < 1) width = 1;
   const int64_t grain = ceil_div(kRowGrain, in_row > out_row ? in_row : out_row);
   parallel(call, ceil_div(n * rows.n_out, grain), [&](int64_t task, int worker) {

@@ -438,12 +438,10 @@ template <class T> static void unpool_two(const Call& c, const Pooling& g, const
 // Few channels: zeros, and every number is added where its place says, a sample per task.
 template <class T> static void unpool_narrow(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
   const Window& s = g.s;
-  int64_t offset[256], row_of[256], column_of[256];
-  for (int64_t k = 0; k < 256; ++k) {
-    row_of[k] = k / s.window[1], column_of[k] = k % s.window[1];
-    offset[k] = (row_of[k] * g.w + column_of[k]) * g.c;
-    if (k >= s.window[0] * s.window[1]) row_of[k] = int64_t(1) << 40;      // no place of the window
-  }
+  const int64_t places = s.window[0] * s.window[1];
+  int64_t offset[256];
+  for (int64_t k = 0; k < 256; ++k) offset[k] = (k / s.window[1] * g.w + k % s.window[1]) * g.c;
+  const bool bordered = s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] > 0;
   parallel(c, g.n, [&](int64_t sample, int) {
     T* image = gx + sample * g.h * g.w * g.c;
     set_all(image, g.h * g.w * g.c, T(0));
@@ -453,8 +451,13 @@ template <class T> static void unpool_narrow(const Call& c, const Pooling& g, co
         const int64_t i = p * s.stride[0] - s.padding[0], j = q * s.stride[1] - s.padding[2];
         T* to = image + (i * g.w + j) * g.c;
         for (int64_t ch = 0; ch < g.c; ++ch, ++at) {
-          const int64_t k = index[at], r = i + row_of[k], col = j + column_of[k];
-          if (r >= 0 && r < g.h && col >= 0 && col < g.w) to[offset[k] + ch] += gy[at];
+          const int64_t k = index[at];
+          if (k >= places) continue;
+          if (bordered) {
+            const int64_t r = i + k / s.window[1], column = j + k % s.window[1];
+            if (r < 0 || r >= g.h || column < 0 || column >= g.w) continue;
+          }
+          to[offset[k] + ch] += gy[at];
         }
       }
   });

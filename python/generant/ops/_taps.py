@@ -19,7 +19,8 @@ Taps = tuple[np.ndarray, np.ndarray, np.ndarray]
 def integers(name: str, value: Any, count: int, least: int | None = None) -> tuple[int, ...]:
     """A tuple attribute as `count` integers: one stands for all, two of four for (both of the rows, of the columns)."""
     wanted = f"{name} must be one integer or {count}, got {value!r}"
-    if not isinstance(value, tuple) or len(value) not in (1, count, 2):
+    value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(value) not in (1, count, 2):
         raise ValueError(wanted)
     if any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) for v in value):
         raise TypeError(wanted)

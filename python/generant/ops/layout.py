@@ -5,13 +5,16 @@ They have no kernels; every backend runs these bodies.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from ._table import op, rule
 
-__all__ = ["cast", "concat", "full_like", "reshape", "slice_axis", "stop_gradient", "transpose"]
+__all__ = [
+    "cast", "concat", "concatenate", "full_like", "reshape", "slice_axis", "split", "stop_gradient", "transpose",
+]
 
 
 def _reshaped(shapes: tuple, attrs: dict) -> tuple:
@@ -117,6 +120,36 @@ def _slice_rule(gys: Any, ys: Any, needs: Any, x: Any, *, start: int, stop: int,
 
 
 rule(slice_axis, _slice_rule)
+
+
+def split(x: Any, *, sizes: tuple[int, ...] | None = None, sections: int | None = None, axis: int = -1) -> tuple:
+    """x cut along one axis into pieces of the given sizes, or into so many equal sections, as dense copies.
+
+    Raises ValueError if the sizes do not add up to the axis, or the sections do not divide it.
+    """
+    n = x.shape[_axis("split", len(x.shape), axis)]
+    if (sizes is None) == (sections is None):
+        raise ValueError("split: give either sizes or sections")
+    if sections is not None:
+        if sections < 1 or n % sections:
+            raise ValueError(f"split: {sections} sections do not divide axis {axis} of shape {tuple(x.shape)}")
+        sizes = (n // sections,) * sections
+    assert sizes is not None
+    if min(sizes, default=0) < 0 or sum(sizes) != n:
+        raise ValueError(f"split: sizes {tuple(sizes)} do not add up to axis {axis} of shape {tuple(x.shape)}")
+    stops = list(itertools.accumulate(sizes, initial=0))
+    return tuple(slice_axis(x, start=a, stop=b, axis=axis) for a, b in itertools.pairwise(stops))
+
+
+def concatenate(*arrays: Any, axis: int = -1) -> Any:
+    """One or more arrays, one after the other along one axis: concat of neighbours, so nothing is copied more than
+    log2 of their number times."""
+    if not arrays:
+        raise ValueError("concatenate: got no arrays")
+    while len(arrays) > 1:
+        pairs = [concat(a, b, axis=axis) for a, b in zip(arrays[::2], arrays[1::2], strict=False)]
+        arrays = (*pairs, *arrays[len(arrays) // 2 * 2 :])
+    return arrays[0]
 
 
 @op("x: ... -> ...", sizes=[dict(_=(2, 3))], attrs=[dict(value=0.5)], native=False, keep="")

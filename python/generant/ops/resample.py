@@ -30,7 +30,7 @@ def _separable(x: Any, size: tuple[int, int], rows: _taps.Taps, columns: _taps.T
     """A x B^T for every sample and channel."""
     _, h, w, _ = x.shape
     a, b = _taps.matrix(rows, size[0], h, x.dtype), _taps.matrix(columns, size[1], w, x.dtype)
-    return np.einsum("ph,nhwc,qw->npqc", a, x, b)
+    return np.einsum("qw,npwc->npqc", b, np.einsum("ph,nhwc->npwc", a, x))
 
 
 def _agree(dims: dict, expected: tuple[int, int], size: tuple[int, int]) -> None:
@@ -177,7 +177,8 @@ def max_pool_bwd(g: Any, index: Any, *, size: tuple, window: tuple = (2, 2), str
     sizes=[dict(n=1, h=3, w=3, p=1, q=1, c=1, k=4), dict(n=2, h=6, w=8, p=3, q=4, c=3, k=4),
            dict(n=2, h=4, w=4, p=3, q=4, c=19, k=6)],
     attrs=POOL_CASES, domain={"index": "k"}, derive=_max_pool_at_sizes, keep="x")
-def max_pool_at(x: Any, index: Any, *, window: tuple = (2, 2), stride: tuple | None = (), padding: tuple = WHOLE) -> Any:
+def max_pool_at(x: Any, index: Any, *, window: tuple = (2, 2), stride: tuple | None = (),
+                padding: tuple = WHOLE) -> Any:
     """x at the places a max_pool chose: the adjoint of max_pool_bwd.
 
     x (n, h, w, c); index (n, p, q, c) uint8; an index outside the image or the window reads zero.
@@ -374,8 +375,8 @@ FILTER_SIZES = [dict(n=1, h=2, w=3, c=1, k=1, l=1), dict(n=2, h=4, w=5, c=3, k=4
 
 
 @op("x: n h w c, f: k l -> n p q c", sizes=FILTER_SIZES,
-    attrs=[dict(), dict(up=(2, 1), down=(1, 2), padding=(2, 1, 1, 1)), dict(down=(3, 1), up=(2, 2), padding=(3, -1, 0, 2),
-                                                                     flip=True)],
+    attrs=[dict(), dict(up=(2, 1), down=(1, 2), padding=(2, 1, 1, 1)),
+           dict(up=(2, 2), down=(3, 1), padding=(3, -1, 0, 2), flip=True)],
     derive=_filter_sizes, keep="x")
 def upfirdn2d(x: Any, f: Any, *, up: tuple = (1, 1), down: tuple = (1, 1), padding: tuple = WHOLE,
               flip: bool = False) -> Any:

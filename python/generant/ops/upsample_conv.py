@@ -38,8 +38,9 @@ def _halved(dims: dict, attrs: dict) -> dict:
 
 
 def _check_doubled(dims: dict, attrs: dict) -> dict:
-    if (dims["p"], dims["q"]) != (2 * dims["h"], 2 * dims["w"]):
-        raise ValueError(f"g must be twice as large as x, {(2 * dims['h'], 2 * dims['w'])}, got {(dims['p'], dims['q'])}")
+    wanted = 2 * dims["h"], 2 * dims["w"]
+    if (dims["p"], dims["q"]) != wanted:
+        raise ValueError(f"g must be twice as large as x, {wanted}, got {(dims['p'], dims['q'])}")
     return {}
 
 
@@ -47,9 +48,10 @@ def _check_doubled(dims: dict, attrs: dict) -> dict:
 def upsample_conv2d(x: Any, w: Any) -> Any:
     """conv2d(x with every pixel repeated twice by twice, w, padding=1).
 
-    x (n, h, w, c); w (3, 3, c, o). Returns (n, 2 h, 2 w, o). Time O(16 n h w c o); memory: the result and 16 c o numbers.
+    x (n, h, w, c); w (3, 3, c, o). Returns (n, 2 h, 2 w, o). 16 n h w c o products; memory: the result and twice
+    16 c o numbers.
     """
-    n, h, width, c = x.shape
+    n, h, width, _ = x.shape
     z = _enlarged(x)
     y = np.zeros((n, 2 * h, 2 * width, w.shape[3]), x.dtype)
     for i in range(3):

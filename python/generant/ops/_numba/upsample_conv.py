@@ -1,4 +1,4 @@
-"""Numba twins of upsample_conv2d and its partners: the four phases as products of matrices, as in the native kernels."""
+"""Numba twins of upsample_conv2d and its partners: a product of matrices per phase and place, as in the kernels."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 // gemm_bf16(): C = op(A) op(B) as gemm.h has it, with operands rounded to bfloat16 and sums in float32.
 //
 // Operands are rounded (to nearest, ties to even; NaN stays NaN) while they are packed into pairs: the values at k and
-// k + 1, for even k, are the halves of one 32-bit lane. The micro-kernel adds the dot product of two pairs to every lane
-// of C, which is one instruction where the unit is compiled for AVX512-BF16. Elsewhere the halves are widened (a
-// bfloat16 is the upper half of a float) and two fma do the same, odd k first as the instruction does it; the bits then
-// differ from it only where it flushes subnormals. An odd k at the end is paired with zero.
+// k + 1, for even k, are the halves of one 32-bit lane, and an odd k at the end is paired with zero. Where the unit is
+// compiled for AVX512-BF16 one instruction adds the dot product of two pairs to every lane of C. Elsewhere both halves
+// are widened (a bfloat16 is the upper half of a float) and stored in a line each, and two fma do the same, odd k
+// first as the instruction does it: the numbers differ from its only where it flushes subnormals to zero.
 //
-// What a caller with operands of its own making needs (convolution, attention): pack_pairs_across / _along make a tile of A (rows
-// of kPairsStride pairs) or a panel of B (rows of kPairsCols), pairs_micro_of multiplies them.
+// What a caller with operands of its own making needs (convolution, attention): pack_pairs_across / _along make a tile
+// of A (width kPairsStride, up to kTileRows used) or a panel of B (width kPairsCols); pairs_micro_of multiplies them.
 //
 // Every element is one chain over k per block of kPairsDepth values, block sums added in order, whoever computes it:
 // as in gemm.h a row of C does not depend on the others, nor on the number of threads.
@@ -24,6 +24,19 @@ inline void store_pairs(uint32_t* p, pairs v) { *reinterpret_cast<unaligned_pair
 constexpr int64_t kPairsDepth = 2 * kDepth;          // k per block: as many bytes as a block of gemm.h; decides bits
 constexpr int kPairsCols = kTileCols<float>, kPairsStride = kTileStride<float>;
 
+// ---- the dot product of two pairs -----------------------------------------------------------------------------------
+
+// acc + a.odd b.odd + a.even b.even in kDotSteps steps: the operands of a step, and the step.
+#if defined(__AVX512BF16__)
+constexpr int kDotSteps = 1;
+template <int> inline pairs dot_operand(pairs x) { return x; }
+inline vf dot_pairs(vf acc, pairs a, pairs b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+#else
+constexpr int kDotSteps = 2;
+template <int step> inline pairs dot_operand(pairs x) { return step == 0 ? x & 0xffff0000u : x << 16; }
+inline vf dot_pairs(vf acc, pairs a, pairs b) { return fma((vf)a, (vf)b, acc); }
+#endif
+
 // ---- rounding and packing -------------------------------------------------------------------------------------------
 
 // x rounded to bfloat16, in the upper half of each lane; the lower half is garbage.
@@ -34,16 +47,24 @@ inline pairs round_bf16(vf x) {
 }
 inline pairs pair_of(vf even, vf odd) { return (round_bf16(even) >> 16) | (round_bf16(odd) & 0xffff0000u); }
 
+// A line is what one step of the dot product takes of every row or column; kDotSteps of them are a line of pairs.
+inline void put_pairs(uint32_t* line, int64_t width, pairs v) {
+  store_pairs(line, dot_operand<0>(v));
+  if constexpr (kDotSteps == 2) store_pairs(line + width, dot_operand<1>(v));
+}
+
+constexpr int64_t pair_lines(int64_t k) { return (k + 1) / 2 * kDotSteps; }
+
 // to[q][i] = the pair (from[2q * ld + i], from[(2q + 1) * ld + i]) for i < w, zeros for w <= i < width, a multiple of
 // the vector: k runs across the rows of a matrix that is stored with the other index side by side.
 static void pack_pairs_across(int64_t k, const float* from, int64_t ld, int64_t w, int64_t width, uint32_t* to) {
   constexpr int L = kLanes<float>;
-  for (int64_t p = 0; p < k; p += 2, from += 2 * ld, to += width)
+  for (int64_t p = 0; p < k; p += 2, from += 2 * ld, to += kDotSteps * width)
     for (int64_t i = 0; i < width; i += L) {
       const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L;
       const float* odd = p + 1 < k ? from + ld + i : from + i;
       const vf x = n == L ? load(from + i) : load_first(from + i, n), y = n == L ? load(odd) : load_first(odd, n);
-      store_pairs(to + i, pair_of(x, p + 1 < k ? y : vf{}));
+      put_pairs(to + i, width, pair_of(x, p + 1 < k ? y : vf{}));
     }
 }
 
@@ -77,44 +98,19 @@ static void pack_pairs_along(int64_t k, const float* from, int64_t ld, int64_t w
 #pragma GCC unroll 16
       for (int s = 0; s < L; ++s) r[s] = s < n ? (vf)load_as_pairs(from + (i + s) * ld + p, rest) : vf{};
       transpose<float>(r);
-      uint32_t* o = to + p / 2 * width + i;
+      uint32_t* o = to + p / 2 * kDotSteps * width + i;
 #pragma GCC unroll 16
       for (int s = 0; s < L; ++s)
-        if (s < lines) store_pairs(o + s * width, (pairs)r[s]);
+        if (s < lines) put_pairs(o + s * kDotSteps * width, width, (pairs)r[s]);
     }
   }
 }
 
 // ---- micro-kernel ---------------------------------------------------------------------------------------------------
 
-// acc + a.odd b.odd + a.even b.even in kDotSteps steps: the operands of a step, and the step.
-#if defined(__AVX512BF16__)
-constexpr int kDotSteps = 1;
-template <int> inline pairs dot_operand(pairs x) { return x; }
-inline vf dot_pairs(vf acc, pairs a, pairs b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
-#else
-constexpr int kDotSteps = 2;
-template <int step> inline pairs dot_operand(pairs x) { return step == 0 ? x & 0xffff0000u : x << 16; }
-inline vf dot_pairs(vf acc, pairs a, pairs b) { return fma((vf)a, (vf)b, acc); }
-#endif
-
-template <int MR, int NV, int step>
-inline void dot_step(vf (&acc)[MR][NV], const uint32_t* a, const uint32_t* b) {
-  pairs bv[NV];
-#pragma GCC unroll 8
-  for (int j = 0; j < NV; ++j) bv[j] = dot_operand<step>(load_pairs(b + j * kLanes<float>));
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    const pairs av = dot_operand<step>(a[i] - pairs{});
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], av, bv[j]);
-  }
-}
-
-// c[MR][n] (+)= sum over `depth` pairs of a tile (rows of kPairsStride pairs) times a panel (rows of kPairsCols pairs),
-// n <= NV vectors, of which the last holds `last` columns.
+// c[MR][n] (+)= tile times panel, of this many lines; n <= NV vectors, of which the last holds `last` columns.
 template <int MR, int NV>
-static void pairs_micro(int64_t depth, const uint32_t* __restrict a, const uint32_t* __restrict b, float* __restrict c,
+static void pairs_micro(int64_t lines, const uint32_t* __restrict a, const uint32_t* __restrict b, float* __restrict c,
                         int64_t ldc, int64_t last, bool add) {
   constexpr int L = kLanes<float>;
   vf acc[MR][NV];
@@ -126,9 +122,16 @@ static void pairs_micro(int64_t depth, const uint32_t* __restrict a, const uint3
       __builtin_prefetch(c + i * ldc + j * L, 1);
     }
   }
-  for (int64_t q = 0; q < depth; ++q, a += kPairsStride, b += kPairsCols) {
-    dot_step<MR, NV, 0>(acc, a, b);
-    if constexpr (kDotSteps == 2) dot_step<MR, NV, 1>(acc, a, b);
+  for (int64_t q = 0; q < lines; ++q, a += kPairsStride, b += kPairsCols) {
+    pairs bv[NV];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) bv[j] = load_pairs(b + j * L);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const pairs av = a[i] - pairs{};
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) acc[i][j] = dot_pairs(acc[i][j], av, bv[j]);
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
@@ -167,7 +170,7 @@ struct PairsPlan {
 inline PairsPlan pairs_plan(int64_t m, int64_t n, int64_t k, int threads) {
   PairsPlan s{};
   s.serial = threads <= 1 || double(m) * double(n) * double(k) < 1e6;
-  const int64_t workers = s.serial ? 1 : threads, depth = (least(k, kPairsDepth) + 1) / 2;
+  const int64_t workers = s.serial ? 1 : threads, lines = pair_lines(least(k, kPairsDepth));
   s.rows = 16 * kTileRows;
   s.cols = 32 * kPairsCols;
   const int64_t sm = even(m, kTileRows), sn = even(n, kPairsCols);
@@ -175,8 +178,8 @@ inline PairsPlan pairs_plan(int64_t m, int64_t n, int64_t k, int threads) {
     if (s.cols > 4 * kPairsCols) s.cols /= 2;
     else s.rows /= 2;
   }
-  s.b_pairs = sn * depth;
-  s.bytes = (s.b_pairs + ceil_div(sm, kTileRows) * kPairsStride * depth) * int64_t(sizeof(uint32_t));
+  s.b_pairs = sn * lines;
+  s.bytes = (s.b_pairs + ceil_div(sm, kTileRows) * kPairsStride * lines) * int64_t(sizeof(uint32_t));
   return s;
 }
 
@@ -196,20 +199,20 @@ inline void gemm_bf16(const Call& c, const Product<float>& g) {
   for (int64_t i0 = 0; i0 < g.m; i0 += super_rows)
     for (int64_t j0 = 0; j0 < g.n; j0 += super_cols)
       for (int64_t p = 0; p < g.k; p += kPairsDepth) {
-        const int64_t k = least(kPairsDepth, g.k - p), depth = (k + 1) / 2;
+        const int64_t k = least(kPairsDepth, g.k - p), lines = pair_lines(k);
         const int64_t i1 = least(i0 + super_rows, g.m), j1 = least(j0 + super_cols, g.n);
         const int64_t tiles = ceil_div(i1 - i0, kTileRows), panels = ceil_div(j1 - j0, NR);
         const int64_t row_blocks = ceil_div(i1 - i0, s.rows), col_blocks = ceil_div(j1 - j0, s.cols);
         const auto row_of = [&](int64_t tile) { return i0 + tile_start(i1 - i0, tiles, tile); };
         const auto pack_a = [&](int64_t tile) {
           const int64_t i = row_of(tile), rows = row_of(tile + 1) - i;
-          uint32_t* to = packed_a + tile * S * depth;
+          uint32_t* to = packed_a + tile * S * lines;
           if (g.a_rows) pack_pairs_along(k, g.a + i * g.lda + p, g.lda, rows, S, to);
           else pack_pairs_across(k, g.a + p * g.lda + i, g.lda, rows, S, to);
         };
         const auto pack_b = [&](int64_t panel) {
           const int64_t j = j0 + panel * NR, w = least(NR, j1 - j);
-          uint32_t* to = packed_b + panel * NR * depth;
+          uint32_t* to = packed_b + panel * NR * lines;
           if (g.b_rows) pack_pairs_across(k, g.b + p * g.ldb + j, g.ldb, w, NR, to);
           else pack_pairs_along(k, g.b + j * g.ldb + p, g.ldb, w, NR, to);
         };
@@ -217,7 +220,8 @@ inline void gemm_bf16(const Call& c, const Product<float>& g) {
         const int64_t a_tasks = ceil_div(tiles, group);
         parallel(call, a_tasks + ceil_div(panels, group), [&](int64_t task, int) {
           const bool of_a = task < a_tasks;
-          const int64_t first = (of_a ? task : task - a_tasks) * group, end = least(first + group, of_a ? tiles : panels);
+          const int64_t first = (of_a ? task : task - a_tasks) * group;
+          const int64_t end = least(first + group, of_a ? tiles : panels);
           for (int64_t t = first; t < end; ++t) of_a ? pack_a(t) : pack_b(t);
         });
         const bool finish = g.finish && p + k == g.k;
@@ -229,7 +233,8 @@ inline void gemm_bf16(const Call& c, const Product<float>& g) {
             for (int64_t t = tile_start(tiles, row_blocks, r); t < tile_start(tiles, row_blocks, r + 1); ++t) {
               const int64_t i = row_of(t), rows = row_of(t + 1) - i;
               const PairsMicro f = w > L ? pairs_micro_of<2>(rows) : pairs_micro_of<1>(rows);
-              f(depth, packed_a + t * S * depth, packed_b + panel * NR * depth, g.c + i * g.ldc + j, g.ldc, last, p > 0);
+              f(lines, packed_a + t * S * lines, packed_b + panel * NR * lines, g.c + i * g.ldc + j, g.ldc, last,
+                p > 0);
               if (finish) g.finish(g.context, i, j, rows, w);
             }
           }

@@ -26,15 +26,15 @@ template <class T> struct Total {
       a = t;
     }
   }
-  void add_first(vec<T> x, int64_t n) {
-    T lanes[kLanes<T>];
-    store(lanes, x);
-    for (int64_t i = n; i < kLanes<T>; ++i) lanes[i] = T(0);
-    add(load(lanes));
+  void add(const Total& x) {
+    if constexpr (sizeof(T) == 4) a += x.a;
+    else add(x.a);
+    b += x.b;
   }
   double value() const {
-    const double s = lane_sum<double>(a), e = lane_sum<double>(b);
-    return sizeof(T) == 4 || __builtin_isfinite(s) ? s + e : s;
+    if constexpr (sizeof(T) == 4) return lane_sum<double>(a + b);
+    const double s = lane_sum<double>(a);
+    return __builtin_isfinite(s) ? s + lane_sum<double>(b) : s;
   }
 };
 
@@ -53,6 +53,13 @@ template <class T> inline void store_n(T* p, vec<T> v, int64_t n) {
   else store_first(p, v, n);
 }
 
+// The first n lanes of x, `rest` in the others.
+template <class T> inline vec<T> first_of(vec<T> x, int64_t n, T rest) {
+  vmask<T> i;
+  for (int k = 0; k < kLanes<T>; ++k) i[k] = k;
+  return i < (vmask<T>{} + decltype(i[0] + 0)(n)) ? x : broadcast(rest);
+}
+
 // sum of f(j, n) over the vectors of [begin, end), two of them in flight.
 template <class T, class F> inline double sum_of(int64_t begin, int64_t end, F f) {
   constexpr int L = kLanes<T>;
@@ -65,9 +72,10 @@ template <class T, class F> inline double sum_of(int64_t begin, int64_t end, F f
   for (; j < end; j += L) {
     const int64_t n = end - j;
     if (n >= L) even.add(f(j, int64_t(L)));
-    else odd.add_first(f(j, n), n);
+    else odd.add(first_of<T>(f(j, n), n, T(0)));
   }
-  return even.value() + odd.value();
+  even.add(odd);
+  return even.value();
 }
 
 // e^-|x| and from it 1 / (1 + e^-|x|): what the logistic functions are made of.
@@ -96,7 +104,9 @@ struct LogisticError {
   template <class T> static vec<T> dt(vec<T> x, vec<T>) { return -x; }
 };
 
-template <class T> int64_t mean_bytes(const Call& c) { return ceil_div(size(c.in[0]), kBlock) * int64_t(sizeof(double)); }
+template <class T> int64_t mean_bytes(const Call& c) {
+  return ceil_div(size(c.in[0]), kBlock) * int64_t(sizeof(double));
+}
 
 // Inputs x, target (n, ...), weight (n) or absent; output a scalar.
 template <class T, class F> inline void mean_of(const Call& c) {
@@ -157,27 +167,32 @@ template <class T, class F> inline void mean_gradients(const Call& c) {
 
 // ---- cross-entropy of classes ---------------------------------------------------------------------------------------
 
-template <class T> inline T largest(const T* x, int64_t k) {
-  constexpr int L = kLanes<T>;
-  T m = x[0];
-  int64_t j = 0;
-  if (k >= L) {
-    vec<T> most = load(x);
-    for (j = L; j + L <= k; j += L) most = vmax(load(x + j), most);
-    m = lane_max<T>(most);
-  }
-  for (; j < k; ++j) m = x[j] > m ? x[j] : m;
-  return m;
+// A row of k logits. Lanes beyond its end hold whatever is there; only the last row has to be read with care.
+template <class T> struct Row {
+  const T *x, *end;
+  int64_t k;
+  vec<T> at(int64_t j, int64_t n) const { return x + j + kLanes<T> <= end ? load(x + j) : load_first(x + j, n); }
+};
+
+template <class T> inline T largest(const Row<T>& row) {
+  const T low = -T(__builtin_inff());
+  vec<T> most = broadcast(low);
+  each_vector<T>(0, row.k, [&](int64_t j, int64_t n) { most = vmax(first_of(row.at(j, n), n, low), most); });
+  T lanes[kLanes<T>];
+  store(lanes, most);
+  for (int n = kLanes<T> / 2; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i) lanes[i] = lanes[i] > lanes[i + n] ? lanes[i] : lanes[i + n];
+  return lanes[0];
 }
 
-// log of the sum of exp(z) minus the target's mean of z, where z = row - top and `total` is that sum.
-template <class T> inline double loss_of_row(const T* row, int64_t k, T top, double total, int64_t label, double smooth) {
-  double loss = __builtin_log(total) - (1.0 - smooth) * double(row[label] - top);
+// The target's mean of z = row - top. The loss is the log of the sum of exp(z) minus this.
+template <class T> inline double mean_of_target(const Row<T>& row, T top, int64_t label, double smooth) {
+  double mean = (1.0 - smooth) * double(row.x[label] - top);
   if (smooth != 0.0) {
     const vec<T> m = broadcast(top);
-    loss -= smooth / double(k) * sum_of<T>(0, k, [&](int64_t j, int64_t n) { return load_n(row + j, n) - m; });
+    mean += smooth / double(row.k) * sum_of<T>(0, row.k, [&](int64_t j, int64_t n) { return row.at(j, n) - m; });
   }
-  return loss;
+  return mean;
 }
 
 template <class T> int64_t class_rows(const Array& logits) { return ceil_div(kBlock / 2, logits.shape[1]); }
@@ -200,17 +215,25 @@ KERNEL_SCRATCH(cross_entropy, class_bytes) {
   const double smooth = c.attr[0];
   double* partial = static_cast<double*>(c.scratch);
   parallel_range(c, samples, block, [&](int64_t i, int64_t end) {
-    double sum = 0;
-    for (int64_t b = i / block; i < end; ++i) {
-      const T* row = logits + i * k;
-      const T top = largest(row, k);
+    const int64_t b = i / block;
+    double sum = 0, factors = 1;                     // logs of eight rows at a time: each sum is in [1, k]
+    for (int held = 0; i < end; ++i) {
+      const Row<T> row = {logits + i * k, logits + samples * k, k};
+      const T top = largest(row);
       const vec<T> m = broadcast(top);
-      const double total = sum_of<T>(0, k, [&](int64_t j, int64_t n) { return vexp(load_n(row + j, n) - m); });
-      sum += loss_of_row(row, k, top, total, labels[i], smooth) * (weight ? double(weight[i]) : 1.0);
-      partial[b] = sum;
+      const double total = sum_of<T>(0, k, [&](int64_t j, int64_t n) { return vexp(row.at(j, n) - m); });
+      const double target = mean_of_target(row, top, labels[i], smooth);
+      if (weight) {
+        sum += double(weight[i]) * (__builtin_log(total) - target);
+      } else {
+        sum -= target;
+        factors *= total;
+        if (++held == 8) sum += __builtin_log(factors), factors = 1, held = 0;
+      }
       if (shift) shift[i] = top;
       if (totals) totals[i] = T(total);
     }
+    partial[b] = sum + __builtin_log(factors);
   });
   double sum = 0;
   for (int64_t b = 0; b < ceil_div(samples, block); ++b) sum += partial[b];
@@ -225,19 +248,20 @@ KERNEL(cross_entropy_bwd) {
   const double smooth = c.attr[0], scale = double(*in<T>(c, 0)) / double(samples);
   parallel_range(c, samples, class_rows<T>(c.in[1]), [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
-      const T* row = logits + i * k;
+      const Row<T> row = {logits + i * k, logits + samples * k, k};
       const vec<T> m = broadcast(shift[i]);
       if (dlogits) {
         T* to = dlogits + i * k;
         const double factor = weight ? scale * double(weight[i]) : scale;
-        const vec<T> f = broadcast(T(factor)), r = broadcast(T(1.0 / double(totals[i]))), s = broadcast(T(smooth / double(k)));
+        const vec<T> f = broadcast(T(factor)), r = broadcast(T(1.0 / double(totals[i])));
+        const vec<T> rest = broadcast(T(smooth / double(k)));
         each_vector<T>(0, k, [&](int64_t j, int64_t n) {
-          store_n(to + j, f * (vexp(load_n(row + j, n) - m) * r - s), n);
+          store_n(to + j, f * (vexp(row.at(j, n) - m) * r - rest), n);
         });
-        const double z = double(row[labels[i]] - shift[i]), p = __builtin_exp(z) / double(totals[i]);
-        to[labels[i]] = T(factor * (p - (1.0 - smooth) - smooth / double(k)));
+        to[labels[i]] = T(double(to[labels[i]]) - factor * (1.0 - smooth));
       }
-      if (dweight) dweight[i] = T(scale * loss_of_row(row, k, shift[i], double(totals[i]), labels[i], smooth));
+      if (dweight)
+        dweight[i] = T(scale * (__builtin_log(double(totals[i])) - mean_of_target(row, shift[i], labels[i], smooth)));
     }
   });
 }

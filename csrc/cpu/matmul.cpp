@@ -12,7 +12,8 @@ namespace {
 template <class T> inline bool rounds(double precision) { return sizeof(T) == 4 && precision == 1; }
 
 template <class T>
-inline int64_t product_bytes(const Call& c, double precision, int64_t m, int64_t n, int64_t k, bool a_rows, bool b_rows) {
+inline int64_t product_bytes(const Call& c, double precision, int64_t m, int64_t n, int64_t k, bool a_rows,
+                             bool b_rows) {
   return rounds<T>(precision) ? gemm_bf16_scratch(c, m, n, k) : gemm_scratch<T>(c, m, n, k, a_rows, b_rows);
 }
 template <class T> inline void product(const Call& c, double precision, const Product<T>& g) {
@@ -44,12 +45,14 @@ KERNEL_SCRATCH(matmul, matmul_bytes) { product(c, c.attr[0], forward<T>(c, out<T
 
 KERNEL_SCRATCH(matmul_dx, matmul_dx_bytes) {
   const int64_t n = rows(c.in[0]), d = c.in[1].shape[0], o = c.in[1].shape[1];
-  product(c, c.attr[0], Product<T>{n, d, o, in<T>(c, 0), o, true, in<T>(c, 1), o, false, out<T>(c), d, nullptr, nullptr});
+  const Product<T> g = {n, d, o, in<T>(c, 0), o, true, in<T>(c, 1), o, false, out<T>(c), d, nullptr, nullptr};
+  product(c, c.attr[0], g);
 }
 
 KERNEL_SCRATCH(matmul_dw, matmul_dw_bytes) {
   const int64_t n = rows(c.in[0]), d = last(c.in[0]), o = last(c.in[1]);
-  product(c, c.attr[0], Product<T>{d, o, n, in<T>(c, 0), d, false, in<T>(c, 1), o, true, out<T>(c), o, nullptr, nullptr});
+  const Product<T> g = {d, o, n, in<T>(c, 0), d, false, in<T>(c, 1), o, true, out<T>(c), o, nullptr, nullptr};
+  product(c, c.attr[0], g);
 }
 
 KERNEL_SCRATCH(linear, matmul_bytes) {

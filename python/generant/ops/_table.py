@@ -242,7 +242,9 @@ class Row(Op):
         dtype = dtype or np.dtype(np.float32)
         for name, value in self.float32_only.items():
             if given[name] == value and dtype == np.float64:
-                raise TypeError(f"{self.name}: {name} = {value!r} is for float32 arrays, got {dtype}; convert them first")
+                raise TypeError(
+                    f"{self.name}: {name} = {value!r} is for float32 arrays, got {dtype}; convert them first"
+                )
         dims = self.spec.check(arrays)
         if self.shape is not None:
             shapes = self._named(self.shape, tuple(None if a is None else a.shape for a in arrays), given)

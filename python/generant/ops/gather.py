@@ -1,7 +1,8 @@
 """Rows of a table by index, and its adjoint: adding rows into a table.
 
 The embedding lookup and its gradient, for indices of any shape. scatter_add adds the rows of one destination in the
-order of the indices, whatever the number of threads. Indices are checked before a kernel runs: a kernel never sees one that is out of range.
+order of the indices, whatever the number of threads. Indices are checked before a kernel runs: a kernel never sees one
+that is out of range.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses in one pass: mean squared error, cross-entropies from logits, and the Kullback-Leibler divergence of Gaussians.
+"""Losses in one pass: mean squared error, cross-entropies from logits, Kullback-Leibler divergence of Gaussians.
 
 Each is a `fused` op: a kernel that reads its arrays once and sums in float64 over fixed blocks, a kernel for its
 gradients, and a definition in simple ops, which is what higher orders differentiate. Nothing between input and loss is

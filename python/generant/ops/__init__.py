@@ -6,6 +6,7 @@ Everything that is not an array is keyword-only. Ops are differentiable to any o
 from ._table import TABLE
 from .activation import *
 from .arithmetic import *
+from .attention import *
 from .diffusion import *
 from .gather import *
 from .kernel_matvec import *
@@ -18,6 +19,7 @@ from .optim import *
 from .pairwise import *
 from .random import *
 from .reduce import *
+from .softmax import *
 from .transport import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other

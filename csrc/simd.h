@@ -82,6 +82,16 @@ inline vd sqrt(vd a) { for (int i = 0; i < kLanes<double>; ++i) a[i] = __builtin
 
 // b where a is NaN: a comparison with NaN is false, so put the operand whose NaN must survive second.
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
+#if defined(__AVX512F__)
+inline vf vmax(vf a, vf b) { return _mm512_maskz_max_ps(0xffff, a, b); }  // the plain form makes GCC 12 warn
+inline vd vmax(vd a, vd b) { return _mm512_maskz_max_pd(0xff, a, b); }
+#elif defined(__AVX2__)                          // GCC compares and blends where b may be NaN
+inline vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+inline vd vmax(vd a, vd b) { return _mm256_max_pd(a, b); }
+#elif defined(__SSE2__)
+inline vf vmax(vf a, vf b) { return _mm_max_ps(a, b); }
+inline vd vmax(vd a, vd b) { return _mm_max_pd(a, b); }
+#endif
 template <class V> inline V vmin(V a, V b) { return a < b ? a : b; }
 inline vf vabs(vf a) { return (vf)((vmask<float>)a & 0x7fffffff); }
 inline vd vabs(vd a) { return (vd)((vmask<double>)a & 0x7fffffffffffffffll); }

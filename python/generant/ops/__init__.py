@@ -7,6 +7,7 @@ from ._table import TABLE
 from .activation import *
 from .arithmetic import *
 from .conv import *
+from .attention import *
 from .diffusion import *
 from .gather import *
 from .kernel_matvec import *
@@ -21,6 +22,7 @@ from .pairwise import *
 from .random import *
 from .reduce import *
 from .resample import *
+from .softmax import *
 from .transport import *
 from .upsample_conv import *
 from .winograd import *

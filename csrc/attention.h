@@ -1,0 +1,247 @@
+// Softmax attention, forward: one pass over the keys with a running maximum (Milakov and Gimelshein 2018; Dao et al.
+// 2022), the products being those of attention_tile.h.
+//
+// A task is a chunk of panels of queries of one head. For every block of keys it copies keys and values to where they
+// lie densely, and takes every panel through scores, maximum, exponentials and their product with the values, all of
+// which stay in the first-level cache. Scores are in base 2 (log2(e) scale is a factor of the packed q). When the
+// maximum grows, what has been summed is scaled down by the same instruction that adds the next block's share. With few
+// keys there is one block, and nothing is ever scaled.
+//
+// The block of keys depends on shapes alone and a panel on nothing but its own queries, so bits depend neither on the
+// batch nor on the number of threads, although the size of a chunk does.
+#pragma once
+#include "attention_tile.h"
+#include "carve.h"
+#include "exp2.h"
+#include "vmath.h"
+
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634074, kLn2 = 0.69314718055994530942;
+
+// Shapes and strides of a call: q (n, t, heads, d), k (n, s, heads, d), v (n, s, heads, e), bias (1 or n, 1 or heads,
+// t, s) or null.
+template <class T> struct Heads {
+  int64_t n, t, s, heads, d, e;
+  const T *q, *k, *v, *bias;
+  int64_t bias_n, bias_h;                            // strides, 0 where the bias is shared
+  bool causal;
+  double scale;
+
+  // first: which input q is; attr: causal, scale.
+  Heads(const Call& c, int first) {
+    const Array *q0 = c.in + first, *k0 = q0 + 1, *v0 = q0 + 2, *b0 = q0 + 3;
+    n = q0->shape[0], t = q0->shape[1], heads = q0->shape[2], d = q0->shape[3], s = k0->shape[1], e = v0->shape[3];
+    q = in<T>(c, first), k = in<T>(c, first + 1), v = in<T>(c, first + 2), bias = in<T>(c, first + 3);
+    bias_h = bias && b0->shape[1] > 1 ? t * s : 0;
+    bias_n = bias && b0->shape[0] > 1 ? b0->shape[1] * t * s : 0;
+    causal = c.attr[0] != 0;
+    scale = c.attr[1] == c.attr[1] ? c.attr[1] : 1 / __builtin_sqrt(double(d > 0 ? d : 1));
+  }
+  // Row 0 of a head in an array of so many columns per head.
+  int64_t at(int64_t sample, int64_t rows, int64_t head, int64_t columns) const {
+    return (sample * rows * heads + head) * columns;
+  }
+  const T* bias_of(int64_t sample, int64_t head) const {
+    return bias ? bias + sample * bias_n + head * bias_h : nullptr;
+  }
+  // Keys that queries below `end` can see.
+  int64_t visible(int64_t end) const { return causal && end < s ? end : s; }
+};
+
+// Keys in a block: even pieces of at most so many that keys and values are in the second-level cache.
+template <class T> inline int64_t key_block(int64_t s, int64_t d, int64_t e) {
+  const int64_t bytes = (d + e) * int64_t(sizeof(T));
+  int64_t most = (int64_t(96) << 10) / (bytes > 0 ? bytes : 1) / kTileRows * kTileRows;
+  most = most > 256 ? 256 : most < 4 * kTileRows ? 4 * kTileRows : most;
+  return s > 0 ? ceil_div(s, ceil_div(s, most)) : 1;
+}
+
+// ---- scores ------------------------------------------------------------------------------------------------------
+
+// scores[j][i] += log2(e) bias[i * ld + j] for j < rows and the `lanes` queries that exist.
+template <class T>
+static void add_bias(T* scores, int64_t ld_scores, int64_t rows, const T* bias, int64_t ld, int64_t lanes) {
+  constexpr int L = kLanes<T>;
+  const vec<T> log2e = broadcast(T(kLog2E));
+  for (int64_t i = 0; i < lanes; i += L)
+    for (int64_t j = 0; j < rows; j += L) {
+      vec<T> r[L];
+      const T* from = bias + i * ld + j;
+#pragma GCC unroll 16
+      for (int u = 0; u < L; ++u) r[u] = i + u < lanes ? load_up_to(from + u * ld, rows - j) : vec<T>{};
+      transpose<T>(r);
+      T* to = scores + j * ld_scores + i;
+#pragma GCC unroll 16
+      for (int u = 0; u < L; ++u)
+        if (j + u < rows) store(to + u * ld_scores, fma(r[u], log2e, load(to + u * ld_scores)));
+    }
+}
+
+// -inf where key j0 + j comes after query i0 + i.
+template <class T> static void hide_later_keys(T* scores, int64_t ld, int64_t rows, int64_t j0, int64_t i0) {
+  for (int64_t j = i0 + 1 > j0 ? i0 + 1 - j0 : 0; j < rows; ++j)
+    for (int64_t i = 0; i < kTileCols<T> && i0 + i < j0 + j; ++i) scores[j * ld + i] = T(-__builtin_inf());
+}
+
+template <class T> inline void column_max(const T* scores, int64_t rows, vec<T>* top) {
+  constexpr int L = kLanes<T>;
+  for (int64_t j = 0; j < rows; ++j) {
+    top[0] = vmax(load(scores + j * 2 * L), top[0]);
+    top[1] = vmax(load(scores + j * 2 * L + L), top[1]);
+  }
+}
+
+// Scores become 2^(score - top); their sums per column.
+template <class T>
+__attribute__((noinline)) static void exponentials(T* scores, int64_t rows, const vec<T>* top, vec<T>* sum) {
+  constexpr int L = kLanes<T>;
+  const vec<T> t0 = top[0], t1 = top[1];
+  vec<T> a0{}, a1{}, b0{}, b1{};
+  auto one = [&](T* p, vec<T> t, vec<T>& s) __attribute__((always_inline)) {
+    const vec<T> v = exp2_negative(load(p) - t);
+    store(p, v);
+    s += v;
+  };
+  int64_t j = 0;
+  for (; j + 2 <= rows; j += 2, scores += 4 * L)
+    one(scores, t0, a0), one(scores + L, t1, a1), one(scores + 2 * L, t0, b0), one(scores + 3 * L, t1, b1);
+  if (j < rows) one(scores, t0, a0), one(scores + L, t1, a1);
+  sum[0] = a0 + b0, sum[1] = a1 + b1;
+}
+
+template <class T> inline void fetch(const T* from, int64_t begin, int64_t end, int64_t ld, int64_t columns) {
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t c = 0; c < columns; c += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i * ld + c);
+}
+
+// ---- forward -----------------------------------------------------------------------------------------------------
+
+constexpr int64_t kChunkPanels = 16;
+
+template <class T> struct AttentionForward : Heads<T> {
+  static constexpr int L = kLanes<T>, W = kTileCols<T>;
+  using Heads<T>::n, Heads<T>::t, Heads<T>::s, Heads<T>::heads, Heads<T>::d, Heads<T>::e;
+  T *out, *lse;
+  int64_t block, panels, group, chunks;
+  bool serial;
+  T *keys, *values, *scores, *state;                 // of worker 0
+  int64_t per_worker, per_panel;
+
+  AttentionForward(const Call& c, Carve& scratch) : Heads<T>(c, 0), out(::out<T>(c, 0)), lse(::out<T>(c, 1)) {
+    block = key_block<T>(s, d, e);
+    panels = ceil_div(t, W);
+    serial = c.threads <= 1 || double(n * heads) * double(t) * double(s) * double(d + e) < 1e6;
+    const int64_t workers = serial ? 1 : c.threads;
+    group = least(panels, kChunkPanels);
+    while (workers > 1 && group > 2 && n * heads * ceil_div(panels, group) < 4 * workers) group = ceil_div(group, 2);
+    chunks = group > 0 ? ceil_div(panels, group) : 0;
+    per_panel = (d + e + 2) * W;
+    Carve one{scratch.base};
+    keys = one.template take<T>(block * d);
+    values = one.template take<T>(block * e);
+    scores = one.template take<T>(block * W);
+    state = one.template take<T>(group * per_panel);
+    per_worker = one.used / int64_t(sizeof(T));
+    scratch.used += one.used * workers;
+  }
+
+  void run(const Call& call) const {
+    Call c = call;
+    if (serial) c.threads = 1;
+    parallel(c, n * heads * chunks, [&](int64_t task, int worker) {
+      const int64_t head = task / chunks % heads, sample = task / chunks / heads;
+      chunk(sample, head, task % chunks * group, worker * per_worker);
+    });
+  }
+
+ private:
+  // Asks for part `part` of `parts` of what is needed next, a block of keys and values of this head or all of the next
+  // one: heads lie far apart in memory, so that every block would begin by waiting.
+  void fetch_next(int64_t sample, int64_t head, int64_t j0, int64_t rows, int64_t part, int64_t parts) const {
+    if (j0 + block >= rows) {
+      const int64_t next = sample * heads + head + 1;
+      if (chunks > 1 || next >= n * heads) return;
+      sample = next / heads, head = next % heads, j0 = -block, rows = this->visible(s);
+      fetch(this->q + this->at(sample, t, head, d), t * part / parts, t * (part + 1) / parts, heads * d, d);
+    }
+    j0 += block;
+    const int64_t size = least(block, rows - j0), begin = j0 + size * part / parts, end = j0 + size * (part + 1) / parts;
+    fetch(this->k + this->at(sample, s, head, d), begin, end, heads * d, d);
+    fetch(this->v + this->at(sample, s, head, e), begin, end, heads * e, e);
+  }
+
+  void chunk(int64_t sample, int64_t head, int64_t first, int64_t shift) const {
+    const int64_t end = least(first + group, panels), rows = this->visible(least(end * W, t));
+    T *const kb = keys + shift, *const vb = values + shift;
+    for (int64_t j0 = 0; j0 < rows || j0 == 0; j0 += block) {
+      const int64_t size = least(block, rows - j0), from = j0 * heads;
+      copy_rows(size, d, this->k + this->at(sample, s, head, d) + from * d, heads * d, kb, d);
+      copy_rows(size, e, this->v + this->at(sample, s, head, e) + from * e, heads * e, vb, e);
+      for (int64_t p = first; p < end; ++p) {
+        fetch_next(sample, head, j0, rows, p - first, end - first);
+        const int64_t seen = this->visible(least((p + 1) * W, t));
+        if (seen > j0 || j0 == 0)
+          panel(sample, head, p, j0, least(size, seen - j0), seen <= j0 + block,
+                state + shift + (p - first) * per_panel, shift);
+      }
+    }
+  }
+
+  // One block of `size` keys from j0; `last`: there are no further ones.
+  void panel(int64_t sample, int64_t head, int64_t p, int64_t j0, int64_t size, bool last, T* mine,
+             int64_t shift) const {
+    const int64_t i0 = p * W, lanes = least(W, t - i0);
+    T *const query = mine, *const average = query + d * W, *const tops = average + e * W, *const sums = tops + W;
+    T* const score = scores + shift;
+    const vec<T> none = broadcast(T(-__builtin_inf()));
+    if (j0 == 0)
+      pack_panel<T>(d, this->q + this->at(sample, t, head, d) + i0 * heads * d, heads * d, lanes,
+                    T(this->scale * kLog2E), query);
+    vec<T> old[2] = {none, none};
+    if (j0 > 0) old[0] = load(tops), old[1] = load(tops + L);
+
+    StoreMax<T> high{{old[0], old[1]}};
+    multiply<T, true>(size, d, keys + shift, d, query, W, score, W, high);
+    const T* bias = this->bias_of(sample, head);
+    const bool meets = this->causal && j0 + size > i0 + 1;
+    if (bias || meets) {
+      if (bias) add_bias(score, W, size, bias + i0 * s + j0, s, lanes);
+      if (meets) hide_later_keys(score, W, size, j0, i0);
+      high.top[0] = old[0], high.top[1] = old[1];
+      column_max(score, size, high.top);
+    }
+    vec<T> from[2], sum[2];                          // a query that has seen nothing yet: -inf - 0, not -inf - -inf
+    for (int h = 0; h < 2; ++h) from[h] = high.top[h] == none ? vec<T>{} : high.top[h];
+    if (last)
+      for (int64_t i = i0; i < i0 + lanes; ++i)
+        for (int64_t c = 0; c < e; c += 64 / int64_t(sizeof(T)))
+          __builtin_prefetch(out + this->at(sample, t, head, e) + i * heads * e + c, 1);
+    exponentials(score, size, from, sum);
+    if (j0 == 0) {
+      Store<T> f;
+      multiply<T, false>(e, size, values + shift, e, score, W, average, W, f);
+    } else {
+      ScaleAdd<T> f;
+      for (int h = 0; h < 2; ++h) {
+        f.factor[h] = exp2_negative(old[h] - from[h]);
+        sum[h] = fma(load(sums + h * L), f.factor[h], sum[h]);
+      }
+      multiply<T, false>(e, size, values + shift, e, score, W, average, W, f);
+    }
+    if (!last) {
+      for (int h = 0; h < 2; ++h) store(tops + h * L, high.top[h]), store(sums + h * L, sum[h]);
+      return;
+    }
+    vec<T> share[2];
+    for (int h = 0; h < 2; ++h) {
+      share[h] = sum[h] == T(0) ? vec<T>{} : T(1) / sum[h];
+      if (lse)
+        store_up_to(lse + (sample * heads + head) * t + i0 + h * L, fma(from[h], broadcast(T(kLn2)), vlog(sum[h])),
+                    lanes - h * L);
+    }
+    unpack_panel(e, average, share, lanes, out + this->at(sample, t, head, e) + i0 * heads * e, heads * e);
+  }
+};
+
+}  // namespace

@@ -105,3 +105,30 @@ def test_pairs_around_the_tiles(n, dtype):
         ops.radius_min(x, y, abs(v))
         if n > 1:
             ops.knn(x, k=min(5, n - 1))
+
+
+@pytest.mark.parametrize("n", EDGES)
+def test_bfloat16_products_around_the_tiles(n):
+    for d, o in ((n, 1), (1, n), (n, n), (33, n), (n, 49), (513, n)):
+        x, w, b, g = exact(n, d), exact(d, o), exact(o), exact(n, o)
+        ops.matmul(x, w, precision="bf16")
+        ops.matmul_dx(g, w, precision="bf16")
+        ops.matmul_dw(x, g, precision="bf16")
+        ops.linear_act.all(x, w, b, activation="gelu", precision="bf16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", (*EDGES, 8191, 8193))
+def test_losses_around_vectors_and_blocks(n, dtype):
+    one, labels = exact(1, dtype=dtype).reshape(()), np.arange(3) % n
+    for shape in ((n,), (n, 1), (3, n), (n, 3)):
+        x, y, weight = exact(*shape, dtype=dtype), exact(*shape, dtype=dtype, stream=1), exact(shape[0], dtype=dtype)
+        for w in (None, weight):
+            for loss, backward in ((ops.mse, ops.mse_bwd), (ops.bce_with_logits, ops.bce_with_logits_bwd)):
+                loss(x, y, w)
+                backward(one, x, y, w, need=(0, 1, 2))
+        ops.gaussian_kl(x, y, y, x)
+        ops.gaussian_kl_bwd(weight, x, y, y, x, need=(0, 1, 2, 3))
+    logits = exact(3, n, dtype=dtype)
+    _, shift, total = ops.cross_entropy.all(logits, labels, label_smoothing=0.1)
+    ops.cross_entropy_bwd(one, logits, labels, None, shift, total, need=(0, 2), label_smoothing=0.1)

@@ -4,7 +4,7 @@ The numbers are the same whether the processor has the instruction or two fma st
 everywhere. Derivatives are not compared with differences: rounding is a staircase, whose slope counts as 1.
 
 Seen to fail: with rounding by truncation, with even and odd k swapped in one operand, with the odd last k paired with
-the value before it, with only the first block of k added, with the precision left out of a rule.
+the value before it, with only the last block of k kept, with the precision left out of a rule.
 """
 
 from __future__ import annotations

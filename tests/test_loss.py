@@ -1,7 +1,7 @@
 """The losses beyond the generated tests: closed forms, extreme logits, what is refused, agreement with torch.
 
-Seen to fail: with the largest logit not taken out, with sigmoid(x) - target as the slope, with weights read by element
-instead of by sample, with the caches of a rule in the place of an optional input, with partial sums merged twice.
+Seen to fail: with the largest logit not taken out, with sigmoid(x) - target as the slope, with the first weight
+for all samples, with the caches of a rule in the place of an optional input, with partial sums merged twice.
 """
 
 from __future__ import annotations

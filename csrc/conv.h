@@ -53,19 +53,21 @@ struct Conv {
 
 constexpr int64_t kFewChannels = 4;          // so few outputs waste most of a tile of a matrix product
 
+[[maybe_unused]] inline bool few_outputs_serve(const Conv& s, int64_t outputs, int64_t inputs) {
+  return s.groups == 1 && outputs <= kFewChannels && inputs >= 2 * kFewChannels;
+}
+[[maybe_unused]] inline ConvAlgorithm direct_or_gemm(bool direct, ConvAlgorithm asked) {
+  return direct && (asked == kAuto || asked == kDirect) ? kDirect : kGemm;
+}
+
 [[maybe_unused]] inline ConvAlgorithm choose_forward(const Conv& s, ConvAlgorithm asked) {
-  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
-  return s.depthwise() || (s.groups == 1 && s.o <= kFewChannels && s.c >= 2 * kFewChannels) ? kDirect : kGemm;
+  return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
-
 [[maybe_unused]] inline ConvAlgorithm choose_dx(const Conv& s, ConvAlgorithm asked) {
-  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
-  return s.depthwise() || (s.groups == 1 && s.c <= kFewChannels && s.o >= 2 * kFewChannels) ? kDirect : kGemm;
+  return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.c, s.o), asked);
 }
-
 [[maybe_unused]] inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
-  if (asked == kGemm || asked == kWinograd2 || asked == kWinograd4) return kGemm;
-  return s.depthwise() ? kDirect : kGemm;
+  return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
 
 }  // namespace

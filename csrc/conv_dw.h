@@ -28,11 +28,13 @@ struct DwPlan {
 template <class T> static DwPlan dw_plan(const Conv& s, int threads) {
   constexpr int NR = kTileCols<T>;
   DwPlan a{};
-  if (s.empty()) return a;
-  a.in_place = s.top + s.left + s.bottom + s.right == 0;
+  // Walking over pixels, numbers an even count of cache lines apart would share few cache sets.
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  const int64_t pitch = s.c % (2 * line) == 0 ? s.c + line : s.c;
+  a.in_place = s.top + s.left + s.bottom + s.right == 0 && pitch == s.c;
   Strip& strip = a.strip;
   strip = {s.h, s.w, s.c, s.stride_h, s.stride_w, -s.top, -s.left, (s.kh - 1) * s.dilation_h + 1,
-           (s.kw - 1) * s.dilation_w + 1, 0, 0, a.in_place ? s.c : pitch_of<T>(s.c)};
+           (s.kw - 1) * s.dilation_w + 1, 0, 0, pitch};
   for (int64_t most = kDwWindow;; most /= 2) {
     a.window = window_of(s.n, s.p, s.q, most);
     strip.rows = a.in_place ? s.h : (a.window.rows - 1) * s.stride_h + strip.span_h;
@@ -94,10 +96,6 @@ static void dw_window(const Conv& s, const DwPlan& a, const T* x, const Run* run
 // scratch: conv_dw_scratch() bytes.
 template <class T> static void conv_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch) {
   const int64_t filter = s.kh * s.kw * s.group_c() * s.o;
-  if (s.empty()) {
-    memset(dw, 0, size_t(filter) * sizeof(T));
-    return;
-  }
   const DwPlan a = dw_plan<T>(s, c.threads);
   char* const bytes = static_cast<char*>(scratch);
   const int64_t stride = a.pixel_groups > 1 ? a.partial_bytes / a.pixel_groups / int64_t(sizeof(T)) : 0;

@@ -44,25 +44,28 @@ template <class T, int Q, int S, int W>
 static void pixels_of_row(int64_t c, int64_t rows, const T* x, int64_t x_row, const T* w, int64_t w_row, int64_t w_tap,
                           T* y, int64_t y_pixel) {
   constexpr int L = kLanes<T>, X = (Q - 1) * S + W;
-  for (int64_t k = 0; k < c; k += L) {
-    const int64_t n = c - k;
+  const auto channels = [&](int64_t k, auto read, auto write) {
     vec<T> acc[Q] = {};
     const T *xr = x + k, *wr = w + k;
     for (int64_t i = 0; i < rows; ++i, xr += x_row, wr += w_row) {
       vec<T> f[W];
 #pragma GCC unroll 8
-      for (int j = 0; j < W; ++j) f[j] = load_n(wr + j * w_tap, n);
+      for (int j = 0; j < W; ++j) f[j] = read(wr + j * w_tap);
 #pragma GCC unroll 16
       for (int j = 0; j < X; ++j) {
-        const vec<T> v = load_n(xr + j * c, n);
+        const vec<T> v = read(xr + j * c);
 #pragma GCC unroll 8
         for (int q = 0; q < Q; ++q)
           if (j - q * S >= 0 && j - q * S < W) acc[q] = fma(v, f[j - q * S], acc[q]);
       }
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; ++q) store_n(y + q * y_pixel + k, acc[q], n);
-  }
+    for (int q = 0; q < Q; ++q) write(y + q * y_pixel + k, acc[q]);
+  };
+  int64_t k = 0;
+  for (; k + L <= c; k += L) channels(k, [](const T* p) { return load(p); }, [](T* p, vec<T> v) { store(p, v); });
+  const int64_t n = c - k;
+  if (n > 0) channels(k, [n](const T* p) { return load_first(p, n); }, [n](T* p, vec<T> v) { store_first(p, v, n); });
 }
 
 constexpr int64_t kDepthwiseGrain = 16384;   // multiplications per task, about

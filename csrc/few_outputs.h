@@ -3,7 +3,10 @@
 // A matrix product would fill a quarter of a tile or less. Here the lanes run over input channels: every output is a
 // dot product, a few pixels at a time share the loads of the filter, and the lanes are added in a fixed order at the end.
 // Channels of the copied input (patch_tile.h) and of the packed filter are padded with zeros to whole vectors.
+//
+// In the gradient of the filter the lanes are channels too, and each of the few numbers of g is spread over them.
 #pragma once
+#include "conv.h"
 #include "implicit_gemm.h"
 
 namespace {
@@ -118,6 +121,123 @@ template <class T> static void few_outputs(const Call& c, const TapConv<T>& s, v
     for (; i + tile <= m; i += tile) many(pixel + i, offsets, s.list.count, a.channels, filter, to + i);
     for (; i < m; ++i) one(pixel + i, offsets, s.list.count, a.channels, filter, to + i);
     if (s.finish) finish_pixels(s, id, m, 0, s.o);
+  });
+}
+
+// ---- the gradient in the filter ------------------------------------------------------------------------------------
+
+struct FewDwPlan {
+  Window window;
+  Strip strip;
+  int64_t windows_h, windows_w, windows, channels, groups;
+  int64_t filter, partial_bytes, worker_bytes, bytes;      // filter: numbers of one group's share
+};
+
+template <class T> static FewDwPlan few_dw_plan(const Conv& s, int threads) {
+  constexpr int L = kLanes<T>;
+  FewDwPlan a{};
+  a.channels = ceil_div(s.c, L) * L;
+  a.strip = {s.h, s.w, s.c, s.stride_h, s.stride_w, -s.top, -s.left, (s.kh - 1) * s.dilation_h + 1,
+             (s.kw - 1) * s.dilation_w + 1, 0, 0, a.channels};
+  for (int64_t most = kWindow;; most /= 2) {
+    a.window = window_of(s.n, s.p, s.q, most);
+    a.strip.rows = (a.window.rows - 1) * s.stride_h + a.strip.span_h;
+    a.strip.columns = (a.window.columns - 1) * s.stride_w + a.strip.span_w;
+    if (most <= 36 || a.strip.size(a.window) * int64_t(sizeof(T)) <= 256 * 1024) break;
+  }
+  a.windows_h = ceil_div(s.p, a.window.rows);
+  a.windows_w = ceil_div(s.q, a.window.columns);
+  a.windows = ceil_div(s.n, a.window.samples) * a.windows_h * a.windows_w;
+  a.groups = least(16, a.windows);
+  a.filter = s.kh * s.kw * s.o * a.channels;
+  a.partial_bytes = round64(a.groups * a.filter * int64_t(sizeof(T)));
+  a.worker_bytes = round64(a.strip.size(a.window) * int64_t(sizeof(T)));
+  a.bytes = a.partial_bytes + a.worker_bytes * threads;
+  return a;
+}
+
+template <class T> static int64_t few_outputs_dw_scratch(const Call& c, const Conv& s) {
+  return few_dw_plan<T>(s, c.threads).bytes;
+}
+
+// to[O][channels] += sum over the runs of g[.][O] x[.][V vectors of channels].
+template <class T, int O, int V>
+static void few_filter(const T* x, const Run* runs, int64_t count, int64_t step, const T* g, int64_t channels, T* to) {
+  constexpr int L = kLanes<T>;
+  vec<T> acc[O][V] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    const T* from = x + runs[r].offset;
+    for (int64_t p = 0; p < runs[r].length; ++p, from += step, g += O) {
+      vec<T> f[O];
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) f[o] = broadcast(g[o]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const vec<T> k = load(from + v * L);
+#pragma GCC unroll 8
+        for (int o = 0; o < O; ++o) acc[o][v] = fma(k, f[o], acc[o][v]);
+      }
+    }
+  }
+  for (int o = 0; o < O; ++o)
+    for (int v = 0; v < V; ++v) store(to + o * channels + v * L, load(to + o * channels + v * L) + acc[o][v]);
+}
+
+constexpr int few_vectors(int outputs) { return outputs <= 2 ? 4 : 2; }
+
+template <class T> using FewFilter = void (*)(const T*, const Run*, int64_t, int64_t, const T*, int64_t, T*);
+template <class T> static FewFilter<T> few_filter_of(int64_t outputs, bool tile) {
+  switch (outputs) {
+    case 1: return tile ? few_filter<T, 1, few_vectors(1)> : few_filter<T, 1, 1>;
+    case 2: return tile ? few_filter<T, 2, few_vectors(2)> : few_filter<T, 2, 1>;
+    case 3: return tile ? few_filter<T, 3, few_vectors(3)> : few_filter<T, 3, 1>;
+    default: return tile ? few_filter<T, 4, few_vectors(4)> : few_filter<T, 4, 1>;
+  }
+}
+
+// s.groups is 1 and s.o at most 4. scratch: few_outputs_dw_scratch() bytes.
+template <class T> static void few_outputs_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch) {
+  const FewDwPlan a = few_dw_plan<T>(s, c.threads);
+  char* const bytes = static_cast<char*>(scratch);
+  T* const partial = reinterpret_cast<T*>(bytes);
+  const FewFilter<T> many = few_filter_of<T>(s.o, true), one = few_filter_of<T>(s.o, false);
+  const int64_t wide = few_vectors(int(s.o)) * kLanes<T>;
+  parallel(c, a.groups, [&](int64_t group, int worker) {
+    T* const strip = reinterpret_cast<T*>(bytes + a.partial_bytes + worker * a.worker_bytes);
+    T* const sums = partial + group * a.filter;
+    memset(sums, 0, size_t(a.filter) * sizeof(T));
+    for (int64_t window = a.windows * group / a.groups; window < a.windows * (group + 1) / a.groups; ++window) {
+      const int64_t q0 = window % a.windows_w * a.window.columns, n_q = least(a.window.columns, s.q - q0);
+      const int64_t p0 = window / a.windows_w % a.windows_h * a.window.rows, n_p = least(a.window.rows, s.p - p0);
+      const int64_t n0 = window / (a.windows_w * a.windows_h) * a.window.samples;
+      const int64_t n_n = least(a.window.samples, s.n - n0);
+      copy_strip(a.strip, x, n0, n_n, p0, n_p, q0, n_q, [](int64_t) { return true; }, strip);
+      Run runs[kWindow];
+      int64_t n_runs = 0;
+      for (int64_t k = 0; k < n_n; ++k)
+        for (int64_t i = 0; i < n_p; ++i)
+          runs[n_runs++] = {(k * a.strip.rows + i * s.stride_h) * a.strip.columns * a.strip.pitch, n_q};
+      const T* const gs = g + ((n0 * s.p + p0) * s.q + q0) * s.o;
+      for (int64_t t = 0; t < s.kh * s.kw; ++t) {
+        const int64_t row = t / s.kw * s.dilation_h, column = t % s.kw * s.dilation_w;
+        const T* const from = strip + (row * a.strip.columns + column) * a.strip.pitch;
+        T* const to = sums + t * s.o * a.channels;
+        int64_t k = 0;
+        for (; k + wide <= a.channels; k += wide)
+          many(from + k, runs, n_runs, s.stride_w * a.strip.pitch, gs, a.channels, to + k);
+        for (; k < a.channels; k += kLanes<T>)
+          one(from + k, runs, n_runs, s.stride_w * a.strip.pitch, gs, a.channels, to + k);
+      }
+    }
+  });
+  parallel_range(c, s.kh * s.kw * s.c, 1024, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i)
+      for (int64_t o = 0; o < s.o; ++o) {
+        T sum = 0;
+        for (int64_t group = 0; group < a.groups; ++group)
+          sum += partial[group * a.filter + (i / s.c * s.o + o) * a.channels + i % s.c];
+        dw[i * s.o + o] = sum;
+      }
   });
 }
 

@@ -139,13 +139,25 @@ static void gradient_x(const Call& c, const Conv& s, ConvAlgorithm asked, const 
 
 template <class T> static int64_t dw_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
   if (s.empty()) return 0;
-  return choose_dw(s, asked) == kDirect ? depthwise_dw_scratch<T>(s) : conv_dw_scratch<T>(c, s);
+  switch (choose_dw(s, asked)) {
+    case kDirect: return s.depthwise() ? depthwise_dw_scratch<T>(s) : few_outputs_dw_scratch<T>(c, s);
+    default: return conv_dw_scratch<T>(c, s);
+  }
 }
 
 template <class T>
 static void gradient_w(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw) {
-  if (!s.empty() && choose_dw(s, asked) == kDirect) depthwise_dw(c, s, x, g, dw, c.scratch);
-  else conv_dw(c, s, x, g, dw, c.scratch);
+  if (s.empty()) {
+    memset(dw, 0, size_t(s.kh * s.kw * s.group_c() * s.o) * sizeof(T));
+    return;
+  }
+  switch (choose_dw(s, asked)) {
+    case kDirect:
+      if (s.depthwise()) depthwise_dw(c, s, x, g, dw, c.scratch);
+      else few_outputs_dw(c, s, x, g, dw, c.scratch);
+      return;
+    default: conv_dw(c, s, x, g, dw, c.scratch);
+  }
 }
 
 // ---- calls ----------------------------------------------------------------------------------------------------------

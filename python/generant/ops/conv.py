@@ -161,7 +161,7 @@ SIZES = [
     _case(2, (4, 5), 13, (3, 3), 2, padding=1),
     _case(1, (9, 11), 40, (3, 3), 21, stride=(1, 2), padding=1),
 ]
-CHOICES = {"algorithm": ALGORITHMS}
+CHOICES: dict[str, tuple[str, ...]] = {"algorithm": ALGORITHMS}
 
 
 @op(

@@ -71,7 +71,7 @@ def upsample_conv2d_dx(g: Any, w: Any) -> Any:
     for i in range(3):
         for j in range(3):
             z[:, i : i + p, j : j + q] += g @ w[i, j].T
-    return z[:, 1:-1, 1:-1].reshape(n, p // 2, 2, q // 2, 2, -1 if w.shape[2] else 0).sum((2, 4))
+    return z[:, 1:-1, 1:-1].reshape(n, p // 2, 2, q // 2, 2, w.shape[2]).sum((2, 4))
 
 
 @op("x: n h w c, g: n p q o -> 3 3 c o", sizes=SIZES, derive=_check_doubled, keep="x")

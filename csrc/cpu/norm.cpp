@@ -1,73 +1,37 @@
-// Layer normalisation: a row is read from memory once, and again from L1 for its variance and for its output.
+// Layer normalisation and its form without a mean: a row is read from memory once, and again from L1 for its variance and for its output.
 //
 // Backward: rows in fixed blocks; a block adds its share of dgain and dbias into a line of scratch of its own, and the
 // lines are merged in block order.
 #include "../parallel.h"
-#include "../simd.h"
+#include "../row_sums.h"
 
 namespace {
 
 constexpr int64_t kBlock = 16384;          // elements per block of rows
 
-// Lanes below n.
-template <class T> inline vmask<T> first_lanes(int64_t n) {
-  vmask<T> i;
-  for (int k = 0; k < kLanes<T>; ++k) i[k] = k;
-  return i < (vmask<T>{} + decltype(i[0] + 0)(n));
-}
-
-// Sum of all lanes by halves, in registers.
-template <class T, class V> inline T sum_lanes(V v) {
-  constexpr int n = int(sizeof(V) / sizeof(T));
-  if constexpr (n <= 4) {
-    T a[n];
-    memcpy(a, &v, sizeof v);
-    if constexpr (n == 4) return (a[0] + a[2]) + (a[1] + a[3]);
-    else return a[0] + a[1];
-  } else {
-    typedef T half __attribute__((vector_size(sizeof(V) / 2)));
-    half a, b;
-    memcpy(&a, &v, sizeof a);
-    memcpy(&b, reinterpret_cast<const char*>(&v) + sizeof a, sizeof b);
-    return sum_lanes<T>(half(a + b));
-  }
-}
-
-// sum over j of f(x_j), f given vectors at offset j, in a fixed order: four vectors of partial sums.
-template <class T, class F> inline T row_sum(int64_t d, F f) {
-  constexpr int L = kLanes<T>;
-  vec<T> a[4] = {};
-  int64_t j = 0;
-  for (; j + 4 * L <= d; j += 4 * L)
-    for (int k = 0; k < 4; ++k) a[k] += f(j + k * L, L);
-  for (int k = 0; j < d; j += L, ++k) {
-    const int64_t n = d - j < L ? d - j : L;
-    const vec<T> v = f(j, n);
-    a[k] += n < L ? (first_lanes<T>(n) ? v : vec<T>{}) : v;
-  }
-  return sum_lanes<T>((a[0] + a[1]) + (a[2] + a[3]));
-}
-
-template <class T> inline vec<T> load_n(const T* p, int64_t n) {
-  return n == kLanes<T> ? load(p) : load_first(p, n);
-}
-template <class T> inline void store_n(T* p, vec<T> v, int64_t n) {
-  if (n == kLanes<T>) store(p, v);
-  else store_first(p, v, n);
-}
-
-// f(j, n) for the vectors of a row: n lanes from offset j.
-template <class T, class F> inline void row_map(int64_t d, F f) {
-  constexpr int L = kLanes<T>;
-  int64_t j = 0;
-  for (; j + L <= d; j += L) f(j, int64_t(L));
-  if (j < d) f(j, d - j);
-}
-
 // Rows of a block of the backward pass: enough elements, and at most 64 blocks, since merging them costs too.
 inline int64_t rows_per_block(int64_t n_rows, int64_t d) {
   const int64_t enough = ceil_div(kBlock, d > 0 ? d : 1), few = ceil_div(n_rows, 64);
   return enough > few ? enough : few;
+}
+
+// Sum the blocks of partial (block, k, d) into out_k (d), k < n_out, in block order.
+template <class T> inline void merge_blocks(const Call& c, const T* partial, int64_t blocks, int64_t d, T* out0, T* out1,
+                                            int n_out) {
+  constexpr int64_t kTile = 64;                      // columns merged together
+  const int64_t grain = ceil_div(kBlock, n_out * kTile * (blocks > 0 ? blocks : 1));
+  T* outs[2] = {out0, out1};
+  parallel_range(c, ceil_div(d, kTile), grain, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t column = i * kTile, n = d - column < kTile ? d - column : kTile;
+      double total[2][kTile] = {};
+      for (int64_t b = 0; b < blocks; ++b)
+        for (int k = 0; k < n_out; ++k)
+          for (int64_t j = 0; j < n; ++j) total[k][j] += double(partial[(n_out * b + k) * d + column + j]);
+      for (int k = 0; k < n_out; ++k)
+        for (int64_t j = 0; outs[k] && j < n; ++j) outs[k][column + j] = T(total[k][j]);
+    }
+  });
 }
 
 template <class T> int64_t bwd_bytes(const Call& c) {
@@ -144,19 +108,60 @@ KERNEL_SCRATCH(layer_norm_bwd, bwd_bytes) {
     }
   });
   if (!parameters) return;
-  constexpr int64_t kTile = 64;                      // columns merged together
-  const int64_t grain = ceil_div(kBlock, 2 * kTile * (blocks > 0 ? blocks : 1));
-  parallel_range(c, ceil_div(d, kTile), grain, [&](int64_t i, int64_t end) {
+  merge_blocks(c, partial, blocks, d, dgain, dbias, 2);
+}
+
+KERNEL(rms_norm) {
+  const int64_t d = last(c.in[0]);
+  const T *x0 = in<T>(c, 0), *gain = in<T>(c, 1);
+  T *y0 = out<T>(c, 0), *rstds = out<T>(c, 1);
+  const T eps = T(c.attr[0]);
+  parallel_range(c, rows(c.in[0]), ceil_div(kBlock, d > 0 ? d : 1), [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
-      const int64_t column = i * kTile, n = d - column < kTile ? d - column : kTile;
-      double total[2][kTile] = {};
-      for (int64_t b = 0; b < blocks; ++b)
-        for (int k = 0; k < 2; ++k)
-          for (int64_t j = 0; j < n; ++j) total[k][j] += double(partial[(2 * b + k) * d + column + j]);
-      for (int64_t j = 0; j < n; ++j) {
-        if (dgain) dgain[column + j] = T(total[0][j]);
-        if (dbias) dbias[column + j] = T(total[1][j]);
-      }
+      const T* x = x0 + i * d;
+      T* y = y0 + i * d;
+      const T square = row_sum<T>(d, [&](int64_t j, int64_t n) {
+        const vec<T> v = load_n(x + j, n);
+        return v * v;
+      }) / T(d);
+      const T rstd = T(1) / T(__builtin_sqrt(double(square + eps)));
+      const vec<T> r = broadcast(rstd);
+      row_map<T>(d, [&](int64_t j, int64_t n) { store_n(y + j, load_n(x + j, n) * r * load_n(gain + j, n), n); });
+      if (rstds) rstds[i] = rstd;
     }
   });
+}
+
+KERNEL_SCRATCH(rms_norm_bwd, bwd_bytes) {
+  const int64_t d = last(c.in[1]), n_rows = rows(c.in[1]);
+  const int64_t block = rows_per_block(n_rows, d), blocks = ceil_div(n_rows, block);
+  const T *g0 = in<T>(c, 0), *x0 = in<T>(c, 1), *gain = in<T>(c, 2), *rstds = in<T>(c, 3);
+  T *dx0 = out<T>(c, 0), *dgain = out<T>(c, 1);
+  T* partial = static_cast<T*>(c.scratch);         // blocks x d
+  if (d == 0) return;
+  parallel(c, blocks, [&](int64_t b, int) {
+    T* pg = partial + b * d;
+    if (dgain) __builtin_memset(pg, 0, size_t(d) * sizeof(T));
+    const int64_t end = (b + 1) * block < n_rows ? (b + 1) * block : n_rows;
+    for (int64_t i = b * block; i < end; ++i) {
+      const T *g = g0 + i * d, *x = x0 + i * d;
+      const vec<T> r = broadcast(rstds[i]);
+      vec<T> sum[2] = {};                            // of g gain z
+      int k = 0;
+      row_map<T>(d, [&](int64_t j, int64_t n) {
+        const vec<T> gz = load_n(g + j, n) * (load_n(x + j, n) * r);
+        if (dgain) store_n(pg + j, load_n(pg + j, n) + gz, n);
+        sum[k] = fma(gz, load_n(gain + j, n), sum[k]);
+        k ^= 1;
+      });
+      if (!dx0) continue;
+      T* dx = dx0 + i * d;
+      const vec<T> mean = broadcast(sum_lanes<T>(sum[0] + sum[1]) / T(d));
+      row_map<T>(d, [&](int64_t j, int64_t n) {
+        const vec<T> z = load_n(x + j, n) * r;
+        store_n(dx + j, r * (load_n(g + j, n) * load_n(gain + j, n) - z * mean), n);
+      });
+    }
+  });
+  if (dgain) merge_blocks<T>(c, partial, blocks, d, dgain, nullptr, 1);
 }

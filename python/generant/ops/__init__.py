@@ -6,10 +6,12 @@ Everything that is not an array is keyword-only. Ops are differentiable to any o
 from ._table import TABLE
 from .activation import *
 from .arithmetic import *
-from .conv import *
 from .attention import *
+from .batch_norm import *
+from .conv import *
 from .diffusion import *
 from .gather import *
+from .group_norm import *
 from .kernel_matvec import *
 from .layout import *
 from .logsumexp import *

@@ -1,4 +1,4 @@
-"""Layer normalisation.
+"""Layer normalisation, and RMS normalisation, which does without the mean.
 
 The forward pass leaves mean and 1 / standard deviation of every row behind, so the backward pass reads x and g once.
 Second order (gradient penalties) comes from differentiating the definition, which is written in ops.
@@ -13,7 +13,7 @@ from .activation import rsqrt
 from .layout import reshape
 from .reduce import mean as _mean
 
-__all__ = ["layer_norm", "layer_norm_bwd"]
+__all__ = ["layer_norm", "layer_norm_bwd", "rms_norm", "rms_norm_bwd"]
 
 SIZES = [
     dict(d=1, _=()),
@@ -69,3 +69,37 @@ def layer_norm_bwd(
 
 
 fused(layer_norm, layer_norm_bwd, layer_norm)
+
+
+@op("x: ... d, gain: d -> ... d, ...", sizes=SIZES, attrs=[dict(), dict(eps=0.1)], caches=1, keep="xy")
+def rms_norm(x: Any, gain: Any, *, eps: float = 1e-6) -> Any:
+    """x / sqrt(mean(x^2) + eps) * gain, the mean over the last axis.
+
+    x (..., d); gain (d,). Returns (..., d); `rms_norm.all` also returns 1 / sqrt(mean(x^2) + eps) (...). One pass over
+    memory. Zhang, Sennrich (2019), eq. 4.
+    """
+    rstd = rsqrt(_mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * rstd * gain, reshape(rstd, shape=tuple(x.shape[:-1]))
+
+
+@op(
+    "g: ... d, x: ... d, gain: d, rstd: ... -> ... d, d",
+    sizes=SIZES,
+    attrs=[dict(need=(0, 1)), dict(need=(0,)), dict(need=(1,))],
+    domain={"rstd": "positive"},
+    keep="x",
+)
+def rms_norm_bwd(g: Any, x: Any, gain: Any, rstd: Any, *, eps: float = 1e-6, need: tuple[int, ...]) -> Any:
+    """The gradients of rms_norm in x and gain, those that `need` lists (by input number); None for the others.
+
+    g, x (..., d); gain (d,); rstd (...). Returns (..., d), (d,).
+    With z = x * rstd and u = g * gain: dx = rstd * (u - z * mean(u * z)).
+    """
+    z = x * rstd[..., None]
+    u = g * gain
+    dx = rstd[..., None] * (u - z * (u * z).mean(-1, keepdims=True))
+    dgain = (g * z).reshape(-1, x.shape[-1]).sum(0)
+    return tuple(v if i in need else None for i, v in enumerate((dx, dgain)))
+
+
+fused(rms_norm, rms_norm_bwd, rms_norm)

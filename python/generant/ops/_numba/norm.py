@@ -1,4 +1,4 @@
-"""Numba twins of layer normalisation, row by row as in csrc/cpu/norm.cpp; sums in float64."""
+"""Numba twins of layer and RMS normalisation, row by row as in csrc/cpu/norm.cpp; sums in float64."""
 
 from __future__ import annotations
 
@@ -67,3 +67,53 @@ def layer_norm_bwd(g, x, gain, bias, mean, rstd, dx, dgain, dbias, eps, need):
         dgain[:] = sums[0]
     if dbias is not None:
         dbias[:] = sums[1]
+
+
+@jit
+def _rms_forward(x, gain, y, rstd, eps):
+    n, d = x.shape
+    for i in range(n):
+        s = 0.0
+        for j in range(d):
+            s += float(x[i, j]) ** 2
+        r = 1.0 / np.sqrt(s / d + eps)
+        for j in range(d):
+            y[i, j] = x[i, j] * r * gain[j]
+        rstd[i] = r
+
+
+@jit
+def _rms_backward(g, x, gain, rstd, dx, dgain, need_x):
+    n, d = x.shape
+    for i in range(n):
+        r = float(rstd[i])
+        uz = 0.0
+        for j in range(d):
+            gz = float(g[i, j]) * (x[i, j] * r)
+            uz += gz * gain[j]
+            dgain[j] += gz
+        if need_x:
+            for j in range(d):
+                dx[i, j] = r * (float(g[i, j]) * gain[j] - x[i, j] * r * (uz / d))
+
+
+@kernel
+def rms_norm(x, gain, y, rstd, eps):
+    d = x.shape[-1]
+    n = x.size // d if d else 0
+    _rms_forward(
+        x.reshape(n, d), gain, y.reshape(n, d), np.empty(n, x.dtype) if rstd is None else rstd.reshape(n), float(eps)
+    )
+
+
+@kernel
+def rms_norm_bwd(g, x, gain, rstd, dx, dgain, eps, need):
+    d = x.shape[-1]
+    n = x.size // d if d else 0
+    sums = np.zeros(d)
+    _rms_backward(
+        g.reshape(n, d), x.reshape(n, d), gain, rstd.reshape(n),
+        np.empty((0, d), x.dtype) if dx is None else dx.reshape(n, d), sums, dx is not None,
+    )
+    if dgain is not None:
+        dgain[:] = sums

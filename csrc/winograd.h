@@ -9,7 +9,6 @@
 // Rounding error relative to the root mean square of the output (measured, benchmarks/lab/conv.md): F(4x4) at most
 // 1.2e-6 rms and 2e-5 at worst, the others two thirds of that.
 #pragma once
-#include "activation_math.h"
 #include "gemm.h"
 #include "winograd_transform.h"
 
@@ -36,9 +35,11 @@ template <class T> struct WinogradConv {
   int64_t sample, row, pixel;
   void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);  // as in gemm.h, or null
   const void* context;
-  // If given, the input is silu((x - centre) * a + b) with c of each for sample n, which this writes; else x itself.
+  // If given, the input is activate((x - centre) * a + b): `affine` writes c of each for sample n, and `activate` makes
+  // y of rows of x. Else it is x itself.
   void (*affine)(const void* norm, int64_t n, T* centre, T* a, T* b);
   const void* norm;
+  void (*activate)(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* a, const T* b);
 };
 
 struct TileGrid {
@@ -132,15 +133,14 @@ template <class T, class F> struct ActivatedRows {
 
   // The rows under row `r` of tiles of sample n; those shared with the row of tiles before are kept.
   void fill(const WinogradConv<T>& s, const WinogradSource<T>& from, int64_t n, int64_t r) {
-    constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+    constexpr int N = F::kN, M = F::kM;
     if (n == sample && r == tile_row) return;
     const int64_t row_size = columns * s.c;
     const bool follows = n == sample && r == tile_row + 1;
     if (follows) memmove(at, at + M * row_size, size_t((N - M) * row_size) * sizeof(T));
-    const int64_t ld = padded(s.c, L);
+    const int64_t ld = padded(s.c, kLanes<T>);
     if (n != sample) s.affine(s.norm, n, affine, affine + ld, affine + 2 * ld);
     sample = n, tile_row = r;
-    const T *centre = affine, *a = centre + ld, *b = a + ld;
     for (int i = follows ? N - M : 0; i < N; ++i) {
       const int64_t row = r * M - from.top + i;
       T* to = at + i * row_size;
@@ -148,18 +148,10 @@ template <class T, class F> struct ActivatedRows {
         memset(to, 0, size_t(row_size) * sizeof(T));
         continue;
       }
-      for (int64_t j = 0; j < columns; ++j, to += s.c) {
-        const int64_t column = j - from.left;
-        if (column < 0 || column >= from.w) {
-          memset(to, 0, size_t(s.c) * sizeof(T));
-          continue;
-        }
-        const T* x = from.x + n * from.sample + row * from.row + column * from.pixel;
-        int64_t k = 0;
-        for (; k + L <= s.c; k += L) store(to + k, Silu::f<T>(fma(load(x + k) - load(centre + k), load(a + k), load(b + k))));
-        if (const int64_t left = s.c - k; left > 0)
-          store_first(to + k, Silu::f<T>(fma(load_first(x + k, left) - load(centre + k), load(a + k), load(b + k))), left);
-      }
+      const int64_t first = least(columns, from.left), inside = least(columns - first, from.w), after = columns - first - inside;
+      memset(to, 0, size_t(first * s.c) * sizeof(T));
+      s.activate(from.x + n * from.sample + row * from.row, to + first * s.c, inside, s.c, affine, affine + ld, affine + 2 * ld);
+      memset(to + (first + inside) * s.c, 0, size_t(after * s.c) * sizeof(T));
     }
   }
 };

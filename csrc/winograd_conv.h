@@ -91,7 +91,7 @@ template <class T, class F> struct WinogradPass {
 
 template <class T>
 static WinogradConv<T> whole_output(const Conv& s, T* y) {
-  return {s.n, s.c, s.o, s.p, s.q, {}, 1, y, s.p * s.q * s.o, s.q * s.o, s.o, nullptr, nullptr, nullptr, nullptr};
+  return {s.n, s.c, s.o, s.p, s.q, {}, 1, y, s.p * s.q * s.o, s.q * s.o, s.o, nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
 // w has rows of ld numbers. The transformed filter may come from outside (`u`); `conv` has the output, its epilogue and the activation of x.
@@ -124,7 +124,7 @@ static int64_t winograd_dx(const Call& call, const Conv& s, const T* g, const T*
   T* const to = turned ? nullptr : pass.arena.take(s.kh * row);
   if (to) transpose_filter(call, w, s.kh * s.kw, s.c, s.o, to);
   const T* const wt = to ? to : w;
-  WinogradConv<T> conv = {s.n, s.o, s.c, s.h, s.w, {}, 1, dx, s.h * s.w * s.c, s.w * s.c, s.c, nullptr, nullptr, nullptr, nullptr};
+  WinogradConv<T> conv = {s.n, s.o, s.c, s.h, s.w, {}, 1, dx, s.h * s.w * s.c, s.w * s.c, s.c, nullptr, nullptr, nullptr, nullptr, nullptr};
   if constexpr (F::kR == 3) {
     const T* u = pass.filter(wt + 2 * row + 2 * column, -row, -column, ld, s.o, s.c);
     conv.source[0] = {g, sample, s.q * s.o, s.o, s.p, s.q, 2 - s.top, 2 - s.left, u};

@@ -132,3 +132,18 @@ def test_losses_around_vectors_and_blocks(n, dtype):
     logits = exact(3, n, dtype=dtype)
     _, shift, total = ops.cross_entropy.all(logits, labels, label_smoothing=0.1)
     ops.cross_entropy_bwd(one, logits, labels, None, shift, total, need=(0, 2), label_smoothing=0.1)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_attention_and_softmax_around_the_panels(n, dtype):
+    for t, s, d, e in ((n, 5, 3, 9), (5, n, 9, 3), (n, n, 8, 8), (7, 133, n, 1), (7, 133, 1, n)):
+        q, k, v = exact(2, t, 3, d, dtype=dtype), exact(2, s, 3, d, dtype=dtype), exact(2, s, 3, e, dtype=dtype)
+        for causal in (False, True):
+            for bias in (None, exact(1, 3, t, s, dtype=dtype), exact(2, 1, t, s, dtype=dtype)):
+                out, lse = ops.attention.all(q, k, v, bias, causal=causal)
+                need = (0, 1, 2) if bias is None else (0, 1, 2, 3)
+                ops.attention_bwd(out, q, k, v, bias, out, lse, causal=causal, need=need)
+    for x, axis in ((exact(3, n, dtype=dtype), 1), (exact(n, 3, dtype=dtype), 0), (exact(3, n, dtype=dtype), 0)):
+        for op in (ops.softmax, ops.log_softmax):
+            op(x, axis=axis)
+        for op in (ops.softmax_bwd, ops.log_softmax_bwd):
+            op(x, x, axis=axis)

@@ -1,7 +1,8 @@
 """softmax and log_softmax where the generated tests do not look: against torch on every axis, rows of -inf, magnitudes,
 NaN, bad axes.
 
-Seen to fail: with the tail of a row summed without its mask; with the maximum of a row taken over its full vectors only.
+Seen to fail: with the tail of a row summed without its mask; with the maximum of a row taken over its full
+vectors only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def test_it_is_torchs_on_every_axis(op, shape, dtype, tolerance):
         t = torch.tensor(x.astype(float), requires_grad=True)
         want = getattr(torch, op.name)(t, axis)
         want.backward(torch.tensor(g.astype(float)))
-        got, pull = vjp(lambda x: op(x, axis=axis), x)  # noqa: B023
+        got, pull = vjp(lambda x: op(x, axis=axis), x)
         size = max(1, np.abs(want.detach().numpy()).max())
         np.testing.assert_allclose(got, want.detach().numpy(), rtol=0, atol=tolerance * size)
         slope = t.grad.numpy()

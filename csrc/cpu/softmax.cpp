@@ -1,8 +1,8 @@
 // Softmax and log-softmax along one axis, and their gradients.
 //
 // The array is (outer, n, inner). Along the last axis (inner = 1) a row is read from memory for its maximum and from
-// cache after that; otherwise columns lie in the lanes, kStrip vectors of them at a time. Sums are in the array's type:
-// 32 chains per row with 8 lanes, one per column otherwise.
+// cache after that; otherwise columns lie in the lanes, kStrip vectors of them at a time, and so do rows of few numbers,
+// which are turned for it. Sums are in the array's type: 32 chains per row with 8 lanes, one per column otherwise.
 #include "../exp2.h"
 #include "../parallel.h"
 #include "../vmath.h"
@@ -10,7 +10,8 @@
 namespace {
 
 constexpr int64_t kBlock = 16384;          // elements per task
-constexpr int kStrip = 4;                  // vectors of columns taken down an axis together
+constexpr int kStrip = 16;                 // vectors of columns taken down an axis together
+template <class T> constexpr int kShort = 3 * kLanes<T>;   // numbers in a row that is not worth vectors of its own
 constexpr double kLog2E = 1.4426950408889634074;
 
 template <class T> struct Axis {
@@ -132,9 +133,33 @@ template <class F, class T> static void strip(const T* x, const T* z, T* y, int6
   });
 }
 
+// `rows` <= kLanes short rows, turned so that they lie in the lanes: 10 numbers in 8 lanes would be mostly masks.
+template <class F, class T> static void short_rows(const T* x, const T* z, T* y, int64_t n, int64_t rows) {
+  constexpr int L = kLanes<T>;
+  T a[kShort<T> * L] = {}, b[kShort<T> * L] = {}, r[kShort<T> * L];
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      a[j * L + i] = x[i * n + j];
+      if (z) b[j * L + i] = z[i * n + j];
+    }
+  strip<F>(a, z ? b : z, r, n, L, L);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) y[i * n + j] = r[j * L + i];
+}
+
 template <class F, class T> static void along_axis(const Call& c, const T* x, const T* z, T* y) {
   const Axis<T> a(c);
   if (a.n == 0 || a.inner == 0) return;
+  if (a.inner == 1 && a.n <= kShort<T>) {
+    constexpr int64_t L = kLanes<T>;
+    parallel_range(c, ceil_div(a.outer, L), ceil_div(kBlock, a.n * L), [&](int64_t i, int64_t end) {
+      for (; i < end; ++i) {
+        const int64_t at = i * L * a.n, left = a.outer - i * L;
+        short_rows<F>(x + at, z ? z + at : z, y + at, a.n, left < L ? left : L);
+      }
+    });
+    return;
+  }
   if (a.inner == 1) {
     parallel_range(c, a.outer, ceil_div(kBlock, a.n), [&](int64_t i, int64_t end) {
       for (; i < end; ++i) one_row<F>(x + i * a.n, z ? z + i * a.n : z, y + i * a.n, a.n);

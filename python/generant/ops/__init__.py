@@ -19,6 +19,7 @@ from .loss import *
 from .matmul import *
 from .neighbours import *
 from .norm import *
+from .norm_conv import *
 from .optim import *
 from .pairwise import *
 from .random import *

@@ -99,7 +99,7 @@ def attention(
     " -> n t heads d, n s heads d, n s heads e, b g t s",
     sizes=SIZES,
     attrs=[dict(need=(0, 1, 2, 3)), dict(need=(0, 2), causal=True, scale=0.1), dict(need=(1,))],
-    domain={"lse": "positive"},  # as of rows of some length: weights far above 1 would measure the error of the exponent
+    domain={"lse": "positive"},  # as of rows of some length: weights far above 1 would measure the exponent's error
     derive=_check,
     keep="x",
 )

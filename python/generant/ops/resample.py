@@ -231,8 +231,10 @@ def _unresized(dims: dict, attrs: dict) -> dict:
     return {"h": h, "w": w}
 
 
-RESIZE_CASES: list[dict[str, Any]] = [dict(size=(10, 14)), dict(size=(3, 9), mode="bilinear"), dict(size=(10, 4), mode="nearest-exact"),
-                dict(size=(9, 13), mode="bilinear", align_corners=True)]
+RESIZE_CASES: list[dict[str, Any]] = [
+    dict(size=(10, 14)), dict(size=(3, 9), mode="bilinear"), dict(size=(10, 4), mode="nearest-exact"),
+    dict(size=(9, 13), mode="bilinear", align_corners=True),
+]
 
 
 @op("x: n h w c -> n p q c", sizes=[dict(n=1, h=1, w=1, c=1), dict(n=2, h=5, w=7, c=3), dict(n=2, h=5, w=7, c=19)],

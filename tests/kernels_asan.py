@@ -147,3 +147,24 @@ def test_attention_and_softmax_around_the_panels(n, dtype):
             op(x, axis=axis)
         for op in (ops.softmax_bwd, ops.log_softmax_bwd):
             op(x, x, axis=axis)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_images_around_the_vectors(n, dtype):
+    for x in (exact(2, 5, 6, n, dtype=dtype), exact(1, n, 5, 3, dtype=dtype), exact(1, 5, n, 2, dtype=dtype)):
+        _, h, w, _ = x.shape
+        for attrs in (dict(window=1), dict(window=3, stride=1, padding=1), dict(window=2, padding=1)):
+            y, index = ops.max_pool.all(x, **attrs)
+            ops.max_pool_bwd(y, index, size=(h, w), **attrs)
+            ops.max_pool_at(x, index, **attrs)
+            ops.avg_pool_bwd(ops.avg_pool(x, **attrs), size=(h, w), **attrs)
+        for mode in ("nearest", "bilinear"):
+            ops.resize_bwd(ops.resize(x, size=(2 * h, w + 1), mode=mode), size=(h, w), mode=mode)
+        ops.pad_bwd(ops.pad(x, padding=(2, 1, -1, 0), mode="replicate"), size=(h, w), padding=(2, 1, -1, 0),
+                    mode="replicate")
+        for f in (exact(4, 3, dtype=dtype), np.ones((3, 6), dtype)):
+            y = ops.upfirdn2d(x, f, up=2, down=(1, 3), padding=3)
+            ops.upfirdn2d_df(x, y, size=f.shape, up=2, down=(1, 3), padding=3)
+    x, w = exact(2, 5, 3, n, dtype=dtype), exact(3, 3, n, 7, dtype=dtype)
+    y = ops.upsample_conv2d(x, w)
+    ops.upsample_conv2d_dx(y, w)
+    ops.upsample_conv2d_dw(x, y)

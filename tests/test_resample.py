@@ -1,10 +1,11 @@
 """Pooling, resizing, padding and filters against torch, and what the generated tests do not see: images wider than a
 strip, every number of channels around a vector, long filters, filters of any rank, not-a-numbers, bad attributes.
 
-Seen to fail: with the window of a pool one too short, with align_corners ignored, with reflection at the edge of a
-pixel, with a filter not flipped, with the last vector of a pixel left out, with the second strip reading the first,
-with the first of two equal maxima replaced by the second, with a NaN not taken, with the copied row of nearest
-neighbours taken from two rows above, with rows summed over the batch in one block.
+Seen to fail: with the window of a pool one too short, with align_corners ignored, with reflection that repeats the
+edge, with a filter not flipped, with equal maxima or padding taken, with a NaN or an index outside not respected, with
+the last part of a pixel left out, a strip read from the wrong column, the weights of adjoints doubled, nearest rows
+copied from two rows above, a crop one row off, the first block of a filter gradient left out, and that gradient scaled
+by the number of threads; with checks of attributes taken out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """upsample_conv2d against the convolution of the enlarged image, and what is promised of its bits.
 
-Seen to fail: with two rows of the filter summed for the wrong phase, with the filter transposed in the fold back, with
-the border of the enlarged image filled by its edge, with two phases exchanged.
+Seen to fail: with a row of the filter missing from a sum, with the sums exchanged in the fold back, with sums that
+depend on the number of threads, with ones instead of zeros for an empty batch, with the check of sizes taken out.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _max_pool_at_sizes(dims: dict, attrs: dict) -> dict:
 
 
 POOL_SIZES = [dict(n=1, h=3, w=3, c=1), dict(n=2, h=5, w=7, c=3), dict(n=2, h=8, w=6, c=19)]
-POOL_CASES = [dict(), dict(window=(3, 2), stride=(2, 1), padding=(1, 2, 0, 1))]
+POOL_CASES: list[dict[str, Any]] = [dict(), dict(window=(3, 2), stride=(2, 1), padding=(1, 2, 0, 1))]
 
 
 def _mean_taps(size: tuple, pooled: tuple, attrs: dict) -> list[_taps.Taps]:
@@ -231,8 +231,10 @@ def _unresized(dims: dict, attrs: dict) -> dict:
     return {"h": h, "w": w}
 
 
-RESIZE_CASES = [dict(size=(10, 14)), dict(size=(3, 9), mode="bilinear"), dict(size=(10, 4), mode="nearest-exact"),
-                dict(size=(9, 13), mode="bilinear", align_corners=True)]
+RESIZE_CASES: list[dict[str, Any]] = [
+    dict(size=(10, 14)), dict(size=(3, 9), mode="bilinear"), dict(size=(10, 4), mode="nearest-exact"),
+    dict(size=(9, 13), mode="bilinear", align_corners=True),
+]
 
 
 @op("x: n h w c -> n p q c", sizes=[dict(n=1, h=1, w=1, c=1), dict(n=2, h=5, w=7, c=3), dict(n=2, h=5, w=7, c=19)],
@@ -292,7 +294,7 @@ def _unpad_sizes(dims: dict, attrs: dict) -> dict:
     return {"h": h, "w": w}
 
 
-PAD_CASES = [dict(padding=(1, 2, 3, 0), value=0.5), dict(padding=(2, -1, 3, 1), mode="reflect"),
+PAD_CASES: list[dict[str, Any]] = [dict(padding=(1, 2, 3, 0), value=0.5), dict(padding=(2, -1, 3, 1), mode="reflect"),
              dict(padding=(0, 4, -2, 3), mode="replicate")]
 
 

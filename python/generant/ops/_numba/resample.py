@@ -45,7 +45,8 @@ def _compressed(taps, n_out, dtype):
     return first, i.astype(np.int64), weight.astype(dtype)
 
 
-def _apply(x, rows, columns, y, fill=0.0):
+def _apply(x, taps, y, fill=0.0):
+    rows, columns = taps
     lists = (*_compressed(rows, y.shape[1], x.dtype), *_compressed(columns, y.shape[2], x.dtype))
     _separable(x, *lists, x.dtype.type(fill), y)
 
@@ -62,34 +63,34 @@ def _mean_taps(size, pooled, window, stride, padding, include):
 
 @kernel
 def avg_pool(x, y, window, stride, padding, count_include_pad):
-    _apply(x, *_mean_taps(x.shape[1:3], y.shape[1:3], window, stride, padding, count_include_pad), y)
+    _apply(x, _mean_taps(x.shape[1:3], y.shape[1:3], window, stride, padding, count_include_pad), y)
 
 
 @kernel
 def avg_pool_bwd(g, y, size, window, stride, padding, count_include_pad):
-    _apply(g, *map(_taps.adjoint, _mean_taps(size, g.shape[1:3], window, stride, padding, count_include_pad)), y)
+    _apply(g, map(_taps.adjoint, _mean_taps(size, g.shape[1:3], window, stride, padding, count_include_pad)), y)
 
 
 @kernel
 def resize(x, y, size, mode, align_corners):
-    _apply(x, *[_taps.resize(x.shape[k], y.shape[k], mode, align_corners) for k in (1, 2)], y)
+    _apply(x, [_taps.resize(x.shape[k], y.shape[k], mode, align_corners) for k in (1, 2)], y)
 
 
 @kernel
 def resize_bwd(g, y, size, mode, align_corners):
-    _apply(g, *[_taps.adjoint(_taps.resize(y.shape[k], g.shape[k], mode, align_corners)) for k in (1, 2)], y)
+    _apply(g, [_taps.adjoint(_taps.resize(y.shape[k], g.shape[k], mode, align_corners)) for k in (1, 2)], y)
 
 
 @kernel
 def pad(x, y, padding, mode, value):
     padding = integers("padding", padding, 4)
-    _apply(x, *[_taps.pad(x.shape[k], y.shape[k], padding[2 * k - 2], mode) for k in (1, 2)], y, value)
+    _apply(x, [_taps.pad(x.shape[k], y.shape[k], padding[2 * k - 2], mode) for k in (1, 2)], y, value)
 
 
 @kernel
 def pad_bwd(g, y, size, padding, mode, value):
     padding = integers("padding", padding, 4)
-    _apply(g, *[_taps.adjoint(_taps.pad(y.shape[k], g.shape[k], padding[2 * k - 2], mode)) for k in (1, 2)], y)
+    _apply(g, [_taps.adjoint(_taps.pad(y.shape[k], g.shape[k], padding[2 * k - 2], mode)) for k in (1, 2)], y)
 
 
 # ---- filters --------------------------------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def families(results: dict) -> dict[str, dict]:
 
 
 def means(entries: dict) -> dict[str, list[tuple[str, str]]]:
-    """Kind of rival -> (rival, verdict) on the geometric means over a family that has goals of them; of a rival that is not in all of it,
-    only that a goal is missed."""
+    """Kind of rival -> (rival, verdict) on the geometric means over a family that has goals of them; of a rival that is
+    not in all of it, only that a goal is missed."""
     goals = next((e["mean"] for e in entries.values() if e.get("mean")), {})
     if not goals:
         return {}

@@ -168,3 +168,19 @@ def test_images_around_the_vectors(n, dtype):
     y = ops.upsample_conv2d(x, w)
     ops.upsample_conv2d_dx(y, w)
     ops.upsample_conv2d_dw(x, y)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_channels_and_pixels_around_the_tiles(n, dtype):
+    cases = [  # (size), c, (kernel), o, attributes
+        ((3, n), 2, (3, 3), n, dict(padding=1)),
+        ((2, n), n, (1, 3), 3, dict(padding=(0, 0, 1, 1), stride=2)),
+        ((5, 4), n, (3, 3), n, dict(padding=1, groups=n)),
+        ((4, 5), n, (2, 2), n, dict(padding=1, groups=n, stride=2)),
+        ((4, n + 3), 8, (4, 4), 5, dict(padding=1, stride=2, algorithm="gemm")),
+    ]
+    for (h, w), c, kernel, o, a in cases:
+        x, f = exact(2, h, w, c, dtype=dtype), exact(*kernel, c // a.get("groups", 1), o, dtype=dtype)
+        y = ops.conv2d_act.all(x, f, exact(o, dtype=dtype), None, **a)[0]
+        ops.conv2d_act(x, f, None, y.copy(), activation="identity", **a)
+        ops.conv2d_dx(y.copy(), f, size=(h, w), **a)
+        ops.conv2d_dw(x, y.copy(), kernel=kernel, **a)

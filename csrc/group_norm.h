@@ -60,48 +60,47 @@ template <class M> inline void merge_moments(double* mean, double* m2, int64_t n
   }
 }
 
-// K vectors of channels over n <= kMomentRows rows, the last vector `lanes` wide.
-template <class T, int K, bool kWhole>
-inline void tile_moments(const T* x, int64_t width, int64_t n, int64_t lanes, int64_t before, double* mean, double* m2) {
-  constexpr int L = kLanes<T>;
-  auto get = [&](int64_t r, int k) {
-    const T* p = x + r * width + k * L;
-    return kWhole ? load(p) : load_first(p, lanes);
-  };
-  vec<T> near[K] = {}, s1[K] = {}, s2[K] = {};
-  const int64_t head = n < kHeadRows ? n : kHeadRows;
-  for (int64_t r = 0; r < head; ++r)
-    for (int k = 0; k < K; ++k) near[k] += get(r, k);
-  for (int k = 0; k < K; ++k) near[k] *= T(1) / T(head);
-  for (int64_t r = 0; r < n; ++r) {
-    for (int k = 0; k < K; ++k) {
-      const vec<T> d = get(r, k) - near[k];
-      s1[k] += d;
-      s2[k] = fma(d, d, s2[k]);
+// R rows of x: their differences from near[], summed into s1[] and their squares into s2[].
+template <class T, int R>
+inline void add_rows(const T* x, int64_t width, const T* near, T* s1, T* s2) {
+  row_map<T>(width, [&](int64_t j, int64_t n) {
+    const vec<T> m = load_n(near + j, n);
+    vec<T> a = load_n(s1 + j, n), b = load_n(s2 + j, n);
+    for (int r = 0; r < R; ++r) {
+      const vec<T> d = load_n(x + r * width + j, n) - m;
+      a += d;
+      b = fma(d, d, b);
     }
-  }
-  T f[K * L], a[K * L], b[K * L];
-  for (int k = 0; k < K; ++k) store(f + k * L, near[k]), store(a + k * L, s1[k]), store(b + k * L, s2[k]);
-  const double inverse = 1.0 / double(n);
-  merge_moments(mean, m2, kWhole ? K * L : lanes, before, n, [&](int64_t j, double& mean_b, double& m2_b) {
-    const double s = double(a[j]), m = s * inverse;
-    mean_b = double(f[j]) + m;
-    m2_b = double(b[j]) - s * m;
+    store_n(s1 + j, a, n);
+    store_n(s2 + j, b, n);
   });
 }
 
-// Moments of `rows` rows: state is mean[width], then m2[width].
+// Moments of `rows` rows, read in order (columns of rows a power of two apart would fall into few sets of L1). state is
+// mean[width], then m2[width], then room for 3 * width of T.
 template <class T> inline void rows_moments(const T* x, int64_t rows, int64_t width, double* state) {
-  constexpr int64_t L = kLanes<T>;
   double *mean = state, *m2 = state + width;
+  T *near = reinterpret_cast<T*>(m2 + width), *s1 = near + width, *s2 = s1 + width;
   __builtin_memset(state, 0, size_t(2 * width) * sizeof(double));
-  for (int64_t r = 0; r < rows; r += kMomentRows) {
-    const int64_t n = rows - r < kMomentRows ? rows - r : kMomentRows;
-    const T* p = x + r * width;
-    int64_t j = 0;
-    for (; j + 4 * L <= width; j += 4 * L) tile_moments<T, 4, true>(p + j, width, n, L, r, mean + j, m2 + j);
-    for (; j + L <= width; j += L) tile_moments<T, 1, true>(p + j, width, n, L, r, mean + j, m2 + j);
-    if (j < width) tile_moments<T, 1, false>(p + j, width, n, width - j, r, mean + j, m2 + j);
+  for (int64_t r0 = 0; r0 < rows; r0 += kMomentRows) {
+    const int64_t n = rows - r0 < kMomentRows ? rows - r0 : kMomentRows, head = n < kHeadRows ? n : kHeadRows;
+    const T* p = x + r0 * width;
+    const T share = T(1) / T(head);
+    row_map<T>(width, [&](int64_t j, int64_t l) {
+      vec<T> sum{};
+      for (int64_t r = 0; r < head; ++r) sum += load_n(p + r * width + j, l);
+      store_n(near + j, sum * share, l);
+    });
+    __builtin_memset(s1, 0, size_t(2 * width) * sizeof(T));
+    int64_t r = 0;
+    for (; r + 4 <= n; r += 4) add_rows<T, 4>(p + r * width, width, near, s1, s2);
+    for (; r < n; ++r) add_rows<T, 1>(p + r * width, width, near, s1, s2);
+    const double inverse = 1.0 / double(n);
+    merge_moments(mean, m2, width, r0, n, [&](int64_t j, double& mean_b, double& m2_b) {
+      const double s = double(s1[j]), m = s * inverse;
+      mean_b = double(near[j]) + m;
+      m2_b = double(s2[j]) - s * m;
+    });
   }
 }
 
@@ -120,13 +119,15 @@ inline void in_chunks(const Call& c, const ChannelRows& r, double* slots, int64_
   }
 }
 
-// Moments of all whole rows of a sample: total is mean[width], m2[width]. slots: 2 * width doubles, as many times as
-// in_chunks says.
+constexpr int64_t kSlot = 5;                // doubles per lane in a slot of sample_moments
+
+// Moments of all whole rows of a sample: total is mean[width], m2[width]. slots: kSlot * width doubles, as many times
+// as in_chunks says.
 template <class T>
 inline void sample_moments(const Call& c, const T* x, const ChannelRows& r, double* total, double* slots, bool together) {
   const int64_t w = r.width;
   __builtin_memset(total, 0, size_t(2 * w) * sizeof(double));
-  in_chunks(c, r, slots, 2 * w, together, [&](int64_t t, double* slot) {
+  in_chunks(c, r, slots, kSlot * w, together, [&](int64_t t, double* slot) {
     rows_moments(x + r.begin(t) * w, r.size(t), w, slot);
   }, [&](int64_t t, const double* slot) {
     merge_moments(total, total + w, w, r.begin(t), r.size(t), [&](int64_t j, double& mean_b, double& m2_b) {

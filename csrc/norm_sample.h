@@ -47,50 +47,45 @@ inline void norm_apply(const T* x, T* y, int64_t rows, int64_t width, const T* c
     });
 }
 
-// Sums over rows of du and du * (x - centre), added to sums[width] and sums + width, where du = g * act'(u) is also
-// written to `du`, unless that is null; or du = g if there is no activation.
-template <class T, bool kSilu, int K, bool kWhole>
-inline void tile_sums(const T* x, const T* g, T* du, int64_t rows, int64_t width, int64_t lanes, const T* centre,
-                      const T* a, const T* b, double* sums) {
-  constexpr int L = kLanes<T>;
-  auto get = [&](const T* p) { return kWhole ? load(p) : load_first(p, lanes); };
-  vec<T> s0[K] = {}, s1[K] = {};
-  for (int64_t r = 0; r < rows; ++r)
-    for (int k = 0; k < K; ++k) {
-      const int64_t at = r * width + k * L;
-      const vec<T> d = get(x + at) - get(centre + k * L);
-      vec<T> v = get(g + at);
+// Sums over R rows of du and du * (x - centre), added to s0[] and s1[], where du = g * act'(u) is also written to `du`,
+// unless that is null; or du = g if there is no activation.
+template <class T, bool kSilu, int R>
+inline void add_sums(const T* x, const T* g, T* du, int64_t width, const T* centre, const T* a, const T* b, T* s0,
+                     T* s1) {
+  row_map<T>(width, [&](int64_t j, int64_t n) {
+    const vec<T> m = load_n(centre + j, n);
+    vec<T> sum0 = load_n(s0 + j, n), sum1 = load_n(s1 + j, n);
+    for (int r = 0; r < R; ++r) {
+      const vec<T> d = load_n(x + r * width + j, n) - m;
+      vec<T> v = load_n(g + r * width + j, n);
       if constexpr (kSilu) {
-        v *= NormSilu<T>::d(fma(d, get(a + k * L), get(b + k * L)));
-        if (du) {
-          if constexpr (kWhole) store(du + at, v);
-          else store_first(du + at, v, lanes);
-        }
+        v *= NormSilu<T>::d(fma(d, load_n(a + j, n), load_n(b + j, n)));
+        if (du) store_n(du + r * width + j, v, n);
       }
-      s0[k] += v;
-      s1[k] = fma(v, d, s1[k]);
+      sum0 += v;
+      sum1 = fma(v, d, sum1);
     }
-  T t0[K * L], t1[K * L];
-  for (int k = 0; k < K; ++k) store(t0 + k * L, s0[k]), store(t1 + k * L, s1[k]);
-  for (int64_t j = 0; j < (kWhole ? K * L : lanes); ++j) sums[j] += double(t0[j]), sums[width + j] += double(t1[j]);
+    store_n(s0 + j, sum0, n);
+    store_n(s1 + j, sum1, n);
+  });
 }
 
+// The same over any number of rows, in float64: state is the two sums of `width`, then room for 2 * width of T.
 template <class T, bool kSilu>
 inline void rows_sums(const T* x, const T* g, T* du, int64_t rows, int64_t width, const T* centre, const T* a,
-                      const T* b, double* sums) {
-  constexpr int64_t L = kLanes<T>;
-  constexpr int K = kSilu ? 2 : 4;
-  for (int64_t r = 0; r < rows; r += kMomentRows) {
-    const int64_t n = rows - r < kMomentRows ? rows - r : kMomentRows, at = r * width;
-    int64_t j = 0;
-    auto to = [&](int64_t i) { return du ? du + at + i : nullptr; };
-    for (; j + K * L <= width; j += K * L)
-      tile_sums<T, kSilu, K, true>(x + at + j, g + at + j, to(j), n, width, L, centre + j, a + j, b + j, sums + j);
-    for (; j + L <= width; j += L)
-      tile_sums<T, kSilu, 1, true>(x + at + j, g + at + j, to(j), n, width, L, centre + j, a + j, b + j, sums + j);
-    if (j < width)
-      tile_sums<T, kSilu, 1, false>(x + at + j, g + at + j, to(j), n, width, width - j, centre + j, a + j, b + j,
-                                    sums + j);
+                      const T* b, double* state) {
+  double* total = state;
+  T *s0 = reinterpret_cast<T*>(state + 2 * width), *s1 = s0 + width;
+  __builtin_memset(state, 0, size_t(2 * width) * sizeof(double));
+  for (int64_t r0 = 0; r0 < rows; r0 += kMomentRows) {
+    const int64_t end = rows - r0 < kMomentRows ? rows : r0 + kMomentRows;
+    __builtin_memset(s0, 0, size_t(2 * width) * sizeof(T));
+    int64_t r = r0;
+    auto to = [&] { return du ? du + r * width : nullptr; };
+    for (; r + 2 <= end; r += 2)
+      add_sums<T, kSilu, 2>(x + r * width, g + r * width, to(), width, centre, a, b, s0, s1);
+    if (r < end) add_sums<T, kSilu, 1>(x + r * width, g + r * width, to(), width, centre, a, b, s0, s1);
+    for (int64_t j = 0; j < 2 * width; ++j) total[j] += double(s0[j]);
   }
 }
 
@@ -101,22 +96,22 @@ inline bool together(const Call& c, int64_t n, const ChannelRows& r) {
 
 // The memory of one worker: `total` and the first slot, parameters per lane, numbers per group.
 template <class T> struct NormScratch {
-  double *total, *slots, *group;               // 2 width; 2 width each; 4 groups
+  double *total, *slots, *group;               // 2 width; kSlot width each; 2 groups
   T* lane;                                     // 6 width
 
   static int64_t doubles(const ChannelRows& r, int64_t groups) {
-    return ceil_div(10 * r.width + 4 * groups, 8) * 8;       // 6 width of T are at most 6 width doubles
+    return ceil_div((8 + kSlot) * r.width + 2 * groups, 8) * 8;      // of T there are at most as many doubles
   }
   // `slots` of a shared sample lie behind the memory of the workers.
   static int64_t all(const Call& c, int64_t n, const ChannelRows& r, int64_t groups) {
-    return doubles(r, groups) * c.threads + (together(c, n, r) ? 2 * r.width * r.chunks : 0);
+    return doubles(r, groups) * c.threads + (together(c, n, r) ? kSlot * r.width * r.chunks : 0);
   }
   NormScratch(const Call& c, double* base, int worker, bool shared, const ChannelRows& r, int64_t groups) {
     const int64_t each = doubles(r, groups);
     total = base + worker * each;
     slots = shared ? base + each * c.threads : total + 2 * r.width;
-    group = total + 4 * r.width;
-    lane = reinterpret_cast<T*>(group + 4 * groups);
+    group = total + (2 + kSlot) * r.width;
+    lane = reinterpret_cast<T*>(group + 2 * groups);
   }
 };
 
@@ -195,16 +190,14 @@ inline void norm_backward(const Call& c, const ChannelRows& r, const NormShape& 
     repeat_channels(r, centre, a, b);
 
     __builtin_memset(m.total, 0, size_t(2 * w) * sizeof(double));
-    in_chunks(c, r, m.slots, 2 * w, shared, [&](int64_t t, double* slot) {
+    in_chunks(c, r, m.slots, kSlot * w, shared, [&](int64_t t, double* slot) {
       const int64_t at = r.begin(t) * w;
-      __builtin_memset(slot, 0, size_t(2 * w) * sizeof(double));
       rows_sums<T, kSilu>(x + at, g + at, du ? du + at : nullptr, r.size(t), w, centre, a, b, slot);
     }, [&](int64_t, const double* slot) {
       for (int64_t j = 0; j < 2 * w; ++j) m.total[j] += slot[j];
     });
     if (r.tail) {
       const int64_t at = r.rows * w;
-      __builtin_memset(m.slots, 0, size_t(2 * w) * sizeof(double));
       rows_sums<T, kSilu>(x + at, g + at, du ? du + at : nullptr, 1, r.tail, centre, a, b, m.slots);
       for (int64_t j = 0; j < r.tail; ++j) s0[j] += m.slots[j], s1[j] += m.slots[r.tail + j];
     }

@@ -89,7 +89,7 @@ template <class T> struct AttentionBackward : Heads<T> {
     g = in<T>(c, 0), out = in<T>(c, 5), lse = in<T>(c, 6);
     dq = ::out<T>(c, 0), dk = ::out<T>(c, 1), dv = ::out<T>(c, 2), dbias = ::out<T>(c, 3);
     const int64_t bytes = (d + e) * int64_t(sizeof(T));
-    int64_t most = (int64_t(64) << 10) / (bytes > 0 ? bytes : 1) / kTileRows * kTileRows;
+    int64_t most = (int64_t(96) << 10) / (bytes > 0 ? bytes : 1) / kTileRows * kTileRows;
     most = most > kBackwardKeys ? kBackwardKeys : most < 4 * kTileRows ? 4 * kTileRows : most;
     block = s > 0 ? ceil_div(s, ceil_div(s, most)) : 1;
     blocks = ceil_div(s, block);

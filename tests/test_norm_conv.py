@@ -11,7 +11,8 @@ import pytest
 
 from generant import ops, vjp
 
-SHAPES = [(1, 16, 16, 32, 48, 8), (3, 9, 13, 40, 24, 5), (5, 4, 4, 24, 33, 24), (2, 6, 5, 160, 32, 32), (4, 5, 3, 7, 3, 1)]
+SHAPES = [(1, 16, 16, 32, 48, 8), (3, 9, 13, 40, 24, 5), (5, 4, 4, 24, 33, 24), (2, 6, 5, 160, 32, 32),
+          (4, 5, 3, 7, 3, 1)]  # fmt: skip
 
 
 def problem(n, h, w, c, o, groups, modulated=True):
@@ -47,7 +48,7 @@ def test_it_is_its_parts(shape, modulated, activation, native):
 def test_its_gradients_are_those_of_its_parts(shape):
     arrays, attrs = problem(*shape)
     fused, pull = vjp(lambda *a: ops.group_norm_conv2d(*a, **attrs), *arrays)
-    apart, pull_parts = vjp(lambda *a: parts(*a, **attrs), *arrays)
+    _, pull_parts = vjp(lambda *a: parts(*a, **attrs), *arrays)
     g = np.random.default_rng(7).standard_normal(fused.shape).astype(np.float32)
     for ours, theirs in zip(pull(g), pull_parts(g), strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()

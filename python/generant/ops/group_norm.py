@@ -19,7 +19,7 @@ from .reduce import mean as _mean
 
 __all__ = ["group_norm", "group_norm_bwd", "instance_norm"]
 
-CHOICES = {"activation": ("identity", "silu")}
+CHOICES: dict[str, tuple[str, ...]] = {"activation": ("identity", "silu")}
 SIZES: list[dict[str, Any]] = [
     dict(n=1, c=1, groups=1, _=(2,)),
     dict(n=2, c=6, groups=2, _=(3, 5)),

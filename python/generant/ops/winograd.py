@@ -151,8 +151,8 @@ def winograd_conv2d(
 
     x (n, h, w, c); u (k, ceil(o / 32), c, 32); b (o,) and residual (n, p, q, o) may be None; o outputs; stride 1, or
     2 where k is 100. Returns (n, p, q, o). Rounding error relative to the output's root mean square in float32: rms
-    1.2e-6, at most 2e-5 (k = 36, c <= 512), two thirds of it otherwise. Scratch: under 2 MB per thread, whatever the batch.
-    Raises ValueError where u, o and padding do not fit.
+    1.2e-6, at most 2e-5 (k = 36, c <= 512), two thirds of it otherwise. Scratch: a few MB per thread, whatever the
+    batch. Raises ValueError where u, o and padding do not fit.
     """
     m, r = VARIANTS[u.shape[0]]
     n_taps = m + r - 1

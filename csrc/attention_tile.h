@@ -9,6 +9,7 @@
 // becomes of a tile is up to the functor. Every element is one chain of fma from zero in rising index, whatever the tile.
 #pragma once
 #include "gemm.h"
+#include "transpose.h"
 
 namespace {
 

@@ -13,6 +13,7 @@
 #include <pybind11/pybind11.h>
 #include <structmember.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -431,10 +432,14 @@ PYBIND11_MODULE(_native, m) {
   const Isa& isa = choose_isa();
   isa_name = isa.name;
   const Isa& whole = isa.partial ? (&isa)[1] : isa;
-  active_rows.assign(whole.begin, whole.end);
-  if (isa.partial) active_rows.insert(active_rows.end(), isa.begin, isa.end);  // later rows win below
-  active_rows.push_back({"noop", noop, nullptr});              // for measuring what a launch costs
-  for (size_t i = 0; i < active_rows.size(); ++i) row_of_name[active_rows[i].name] = int(i);
+  const auto add = [](const Row& row) {                        // a later row of the same name takes its place
+    const auto [at, fresh] = row_of_name.emplace(row.name, int(active_rows.size()));
+    if (fresh) active_rows.push_back(row);
+    else active_rows[size_t(at->second)] = row;
+  };
+  std::for_each(whole.begin, whole.end, add);
+  if (isa.partial) std::for_each(isa.begin, isa.end, add);
+  add({"noop", noop, nullptr});                                // for measuring what a launch costs
 
   m.attr("isa") = isa_name;
   py::list supported;

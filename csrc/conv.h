@@ -7,7 +7,7 @@
 #pragma once
 #include "kernel.h"
 
-namespace {
+namespace generant::GENERANT_NAMESPACE {
 
 enum ConvAlgorithm { kAuto, kGemm, kDirect, kWinograd2, kWinograd4 };  // the order of ALGORITHMS in ops/conv.py
 
@@ -27,14 +27,14 @@ struct Conv {
 
 // Reads a tuple attribute, encoded as its length and its values: one value stands for all, two for (rows, columns) or,
 // of four, for (both of the rows, both of the columns).
-[[maybe_unused]] inline const double* read_tuple(const double* attr, int64_t* values, int count) {
+inline const double* read_tuple(const double* attr, int64_t* values, int count) {
   const int n = int(attr[0]);
   for (int i = 0; i < count; ++i) values[i] = int64_t(attr[1 + (n == 1 ? 0 : n == count ? i : i / (count / 2))]);
   return attr + 1 + n;
 }
 
 // stride, padding (top, bottom, left, right), dilation, groups; the algorithm follows. p and q from everything else.
-[[maybe_unused]] inline ConvAlgorithm read_geometry(const double* attr, Conv& s) {
+inline ConvAlgorithm read_geometry(const double* attr, Conv& s) {
   int64_t stride[2], padding[4], dilation[2];
   attr = read_tuple(attr, stride, 2);
   attr = read_tuple(attr, padding, 4);
@@ -53,21 +53,21 @@ struct Conv {
 
 constexpr int64_t kFewChannels = 4;          // so few outputs waste most of a tile of a matrix product
 
-[[maybe_unused]] inline bool few_outputs_serve(const Conv& s, int64_t outputs, int64_t inputs) {
+inline bool few_outputs_serve(const Conv& s, int64_t outputs, int64_t inputs) {
   return s.groups == 1 && outputs <= kFewChannels && inputs >= 2 * kFewChannels;
 }
-[[maybe_unused]] inline ConvAlgorithm direct_or_gemm(bool direct, ConvAlgorithm asked) {
+inline ConvAlgorithm direct_or_gemm(bool direct, ConvAlgorithm asked) {
   return direct && (asked == kAuto || asked == kDirect) ? kDirect : kGemm;
 }
 
-[[maybe_unused]] inline ConvAlgorithm choose_forward(const Conv& s, ConvAlgorithm asked) {
+inline ConvAlgorithm choose_forward(const Conv& s, ConvAlgorithm asked) {
   return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
-[[maybe_unused]] inline ConvAlgorithm choose_dx(const Conv& s, ConvAlgorithm asked) {
+inline ConvAlgorithm choose_dx(const Conv& s, ConvAlgorithm asked) {
   return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.c, s.o), asked);
 }
-[[maybe_unused]] inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
+inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
   return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
 
-}  // namespace
+}  // namespace generant::GENERANT_NAMESPACE

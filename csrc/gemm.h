@@ -1,6 +1,7 @@
 // gemm(): C = op(A) op(B) for row-major matrices, with an epilogue on tiles that are still in the first-level cache.
 //
-// One idea: a micro-kernel holds an MR x NR tile of C in registers and walks over k; everything else only feeds it.
+// One idea: a micro-kernel (tile.h) holds an MR x NR tile of C in registers and walks over k; everything else only
+// feeds it.
 // Every element of C is, for each block of kDepth values of k, one chain of fma from zero in rising k; the block sums
 // are added in order. The chain is the same in full tiles, edge tiles and tiny problems, whoever computes it, so the
 // bits of an element depend on its row of op(A), its column of op(B) and k alone. That is why, unlike elsewhere, the
@@ -8,110 +9,16 @@
 //
 // Not here: a batch of products, alpha and beta, and splitting k over threads.
 #pragma once
+#include "epilogue.h"
 #include "parallel.h"
-#include "simd.h"
-#include "transpose.h"
+#include "tile.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kTileRows = 12, kFewRows = 3;  // 24 accumulators + 2 of B + 1 of A in 32 registers
-#else
-constexpr int kTileRows = 6, kFewRows = 1;   // 12 accumulators + 2 of B + 1 of A (+ 1 product without FMA) in 16
-#endif
-template <class T> constexpr int kTileCols = 2 * kLanes<T>;
-template <class T> constexpr int kWideCols = 8 * kLanes<T>;  // of the tile for few rows, which only streams B
-// A packed tile of A has its rows of kTileRows numbers padded to whole vectors: aligned stores of full cache lines are
-// several times faster than dense ones that straddle lines.
-template <class T> constexpr int kTileStride = (kTileRows + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-#if defined(__AVX512F__)
-constexpr bool kPadEdge = false;
-#else
-constexpr bool kPadEdge = true;            // no masked loads: a ragged panel of B is always packed, with zeros
-#endif
 constexpr int64_t kDepth = 256;            // k per block: a panel of B is 32 KiB; fixed, since it decides bits
 constexpr int64_t kSuper = 1536;           // rows and columns of C worked on at a time: they stay in L3 over all k
 
-// ---- micro-kernel ------------------------------------------------------------------------------------------------
-
-// c[MR][n] (+)= sum_p a(i, p) b[p][n], n <= NV vectors, of which the last holds `last` columns.
-// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i].
-template <class T, int MR, int NV, bool kRows>
-static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb, T* __restrict c,
-                  int64_t ldc, int64_t last, bool add) {
-  constexpr int L = kLanes<T>;
-  vec<T> acc[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      acc[i][j] = vec<T>{};
-      __builtin_prefetch(c + i * ldc + j * L, 1);
-    }
-  }
-  for (int64_t p = 0; p < k; ++p) {
-    vec<T> bv[NV];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV - 1; ++j) bv[j] = load(b + j * L);
-#if defined(__AVX512F__)
-    bv[NV - 1] = load_first(b + (NV - 1) * L, last);
-#else
-    bv[NV - 1] = load(b + (NV - 1) * L);
-#endif
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const vec<T> av = broadcast(kRows ? a[i * lda] : a[i]);
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
-    }
-    a += kRows ? 1 : lda;
-    b += ldb;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    T* row = c + i * ldc;
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      T* q = row + j * L;
-      if (j < NV - 1) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
-      else if (last == L) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
-      else store_first(q, add ? load_first(q, last) + acc[i][j] : acc[i][j], last);
-    }
-  }
-}
-
-template <class T> using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool);
-
-template <class T, int NV, bool kRows> static Micro<T> micro_of(int64_t rows) {
-  if constexpr (NV > 2) {
-#if defined(__AVX512F__)
-    if (rows == 2) return micro<T, 2, NV, kRows>;
-    if (rows == 3) return micro<T, 3, NV, kRows>;
-#endif
-    return micro<T, 1, NV, kRows>;
-  }
-#define GENERANT_ROWS_(r) case r: return micro<T, r, NV, kRows>;
-  switch (rows) {
-    GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
-#if defined(__AVX512F__)
-    GENERANT_ROWS_(6) GENERANT_ROWS_(7) GENERANT_ROWS_(8) GENERANT_ROWS_(9) GENERANT_ROWS_(10) GENERANT_ROWS_(11)
-#endif
-    default: return micro<T, kTileRows, NV, kRows>;
-  }
-#undef GENERANT_ROWS_
-}
-
 // ---- packing -----------------------------------------------------------------------------------------------------
-
-// to[p][i] = from[p * ld + i] for i < w, zero for w <= i < width, a multiple of the vector.
-template <class T> static void pack_copy(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, T* to) {
-  constexpr int L = kLanes<T>;
-  for (int64_t p = 0; p < k; ++p, from += ld, to += width)
-    for (int64_t i = 0; i < width; i += L) {
-      const int64_t left = w - i;
-      store(to + i, left >= L ? load(from + i) : load_first(from + i, left < 0 ? 0 : left));
-    }
-}
 
 // Several full panels of B side by side: a row of them is one run of memory, which the prefetcher and the TLB like.
 template <class T> static void pack_copy_panels(int64_t k, const T* from, int64_t ld, int64_t panels, T* to) {
@@ -126,31 +33,6 @@ template <class T> static void pack_copy_panels(int64_t k, const T* from, int64_
     }
 }
 
-// to[p][i] = from[i * ld + p] for i < w, zero for w <= i < width, a multiple of the vector. `next` rows further on the
-// caller will want the next tile.
-template <class T>
-static void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, int64_t next, T* to) {
-  constexpr int L = kLanes<T>;
-  for (int64_t i = 0; i < width; i += L) {
-    const int64_t left = w - i, n = left < 0 ? 0 : left < L ? left : L;
-    for (int64_t p = 0; p < k; p += L) {
-      const int64_t rows = k - p < L ? k - p : L;
-      const T* q = from + i * ld + p;
-      T* o = to + p * width + i;
-      vec<T> r[L];
-#pragma GCC unroll 16
-      for (int s = 0; s < L; ++s) {
-        r[s] = s >= n ? vec<T>{} : rows == L ? load(q + s * ld) : load_first(q + s * ld, rows);
-        __builtin_prefetch(q + (next + s) * ld);
-      }
-      transpose<T>(r);
-#pragma GCC unroll 16
-      for (int s = 0; s < L; ++s)
-        if (s < rows) store(o + s * width, r[s]);
-    }
-  }
-}
-
 // ---- blocking ----------------------------------------------------------------------------------------------------
 
 // A product: op(A) is m x k, op(B) k x n. a_rows: A is stored m x k, else k x m; b_rows: B is stored k x n, else n x k.
@@ -160,11 +42,9 @@ template <class T> struct Product {
   const T* b; int64_t ldb; bool b_rows;
   T* c; int64_t ldc;
   // Called once per finished tile: rows [i, i + m) and columns [j, j + n) of C are final.
-  void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);
+  Finish finish;
   const void* context;
 };
-
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Plan {
   bool serial;             // too little work to wake another thread
@@ -173,9 +53,6 @@ struct Plan {
   int64_t rows, cols;      // of C in one task, a multiple of the tile (but for the edge)
   int64_t worker_bytes, bytes;
 };
-
-// Tiles of the rows [0, m): sizes differ by at most one, so no tile is much less efficient than the others.
-inline int64_t tile_start(int64_t m, int64_t tiles, int64_t i) { return m / tiles * i + least(i, m % tiles); }
 
 // n cut into equal pieces of at most kSuper, whole tiles each.
 inline int64_t even(int64_t n, int64_t tile) { return ceil_div(ceil_div(n, ceil_div(n, kSuper)), tile) * tile; }

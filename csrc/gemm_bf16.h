@@ -13,6 +13,7 @@
 // as in gemm.h a row of C does not depend on the others, nor on the number of threads.
 #pragma once
 #include "gemm.h"
+#include "transpose.h"
 
 namespace {
 

@@ -10,6 +10,7 @@
 // multiplies it with the panels. Every element is a sum of chains of fma over at most kConvDepth products in the order
 // (tap, channel), so its bits depend neither on the batch nor on the threads.
 #pragma once
+#include "epilogue.h"
 #include "patch_tile.h"
 
 namespace {
@@ -48,7 +49,7 @@ template <class T> struct TapConv {
   const T* weights; int64_t w_matrix, w_group, w_ld; bool w_rows;
   int64_t groups;
   // Called once per finished tile: rows [i, i + m) (pixels of y, counted through all samples) and columns [j, j + n).
-  void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);
+  Finish finish;
   const void* context;
 };
 

@@ -7,7 +7,9 @@
 //
 // The sources in csrc/cpu are compiled once per instruction set. Everything they include must therefore have
 // internal linkage (an inline function shared by two units would be merged by the linker, and the AVX-512 copy
-// would then run on a machine without AVX-512).
+// would then run on a machine without AVX-512). Large functions that one unit compiles for all others (tile.h, epilogue.h,
+// winograd_conv.h) are in the namespace of their instruction set instead, generant::GENERANT_NAMESPACE. A unit that is
+// compiled again for a partial set (GENERANT_PARTIAL) calls those of the whole set beneath it, and has float32 rows only.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -46,8 +48,17 @@ struct Row {
 
 }  // namespace generant
 
+#ifndef GENERANT_ISA
+#define GENERANT_ISA base
+#endif
+#ifndef GENERANT_NAMESPACE
+#define GENERANT_NAMESPACE GENERANT_ISA
+#endif
+namespace generant::GENERANT_NAMESPACE {}
+
 namespace {
 
+using namespace generant::GENERANT_NAMESPACE;
 using generant::Array;
 using generant::Call;
 
@@ -69,12 +80,10 @@ template <class T> [[maybe_unused]] inline T* out(const Call& c, int i = 0) { re
 
 [[maybe_unused]] inline int64_t last(const Array& a) { return a.shape[a.ndim - 1]; }
 [[maybe_unused]] inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+[[maybe_unused]] inline int64_t padded(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
 }  // namespace
 
-#ifndef GENERANT_ISA
-#define GENERANT_ISA base
-#endif
 #define GENERANT_STRING_(x) #x
 #define GENERANT_STRING(x) GENERANT_STRING_(x)
 #define GENERANT_ROW(id, name, run, bytes)                                                          \
@@ -88,9 +97,19 @@ template <class T> [[maybe_unused]] inline T* out(const Call& c, int i = 0) { re
   GENERANT_ROW(op##_f64_row, #op ".f64", op##_kernel<double>, nullptr)        \
   template <class T> static void op##_kernel(const generant::Call& c)
 
-// KERNEL_SCRATCH(op, bytes): the same with a function template `template <class T> int64_t bytes(const Call&)`.
+// For an op whose arrays are float32 only; T is float. `bytes` is a function template int64_t bytes<T>(const Call&).
+#define KERNEL_SCRATCH_F32(op, bytes)                                         \
+  template <class T> static void op##_kernel(const generant::Call& c);        \
+  GENERANT_ROW(op##_f32_row, #op ".f32", op##_kernel<float>, bytes<float>)    \
+  template <class T> static void op##_kernel(const generant::Call& c)
+
+// KERNEL with scratch.
+#ifdef GENERANT_PARTIAL
+#define KERNEL_SCRATCH KERNEL_SCRATCH_F32
+#else
 #define KERNEL_SCRATCH(op, bytes)                                             \
   template <class T> static void op##_kernel(const generant::Call& c);        \
   GENERANT_ROW(op##_f32_row, #op ".f32", op##_kernel<float>, bytes<float>)    \
   GENERANT_ROW(op##_f64_row, #op ".f64", op##_kernel<double>, bytes<double>)  \
   template <class T> static void op##_kernel(const generant::Call& c)
+#endif

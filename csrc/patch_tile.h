@@ -1,77 +1,16 @@
-// What the convolutions share: strips of padded input, and a micro-kernel that reads its left operand through pointers.
+// What the convolutions share: strips of padded input, which the micro-kernels of tile.h read through pointers and runs.
 //
 // A convolution is a product whose left matrix is never formed. In NHWC the numbers that one filter tap reads are a run
 // of memory, at a fixed distance from where the pixel starts; so MR pointers and a list of runs describe MR rows of that
 // matrix. A strip is a block of the input copied with its zeros around it, so no run needs a test for the border. The
 // copy costs one load and store per number, against one multiplication per tap and output channel.
 #pragma once
-#include "gemm.h"
+#include "parallel.h"
+#include "tile.h"
 
 namespace {
 
 inline int64_t round64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-struct Run {
-  int64_t offset, length;  // numbers offset, offset + step, ... of every row
-};
-
-// c[MR][n] (+)= sum over the runs and p < length of a[i][offset + p * step] b[.][n]; the rows of b follow each other,
-// kTileCols apart. n <= NV vectors, of which the last holds `last` columns. One chain of fma per element.
-template <class T, int MR, int NV>
-static void micro_runs(const T* const* a, const Run* runs, int64_t count, int64_t step, const T* __restrict b,
-                       T* const* c, int64_t last, bool add) {
-  constexpr int L = kLanes<T>;
-  vec<T> acc[MR][NV];
-  const T* row[MR];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    row[i] = a[i];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      acc[i][j] = vec<T>{};
-      __builtin_prefetch(c[i] + j * L, 1);
-    }
-  }
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t end = runs[r].offset + runs[r].length * step;
-    for (int64_t p = runs[r].offset; p != end; p += step) {
-      vec<T> bv[NV];
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) bv[j] = load(b + j * L);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const vec<T> av = broadcast(row[i][p]);
-#pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
-      }
-      b += kTileCols<T>;
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      T* q = c[i] + j * L;
-      if (j < NV - 1 || last == L) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
-      else store_first(q, add ? load_first(q, last) + acc[i][j] : acc[i][j], last);
-    }
-  }
-}
-
-template <class T>
-using MicroRuns = void (*)(const T* const*, const Run*, int64_t, int64_t, const T*, T* const*, int64_t, bool);
-
-template <class T, int NV> static MicroRuns<T> micro_runs_of(int64_t rows) {
-#define GENERANT_ROWS_(r) case r: return micro_runs<T, r, NV>;
-  switch (rows) {
-    GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
-#if defined(__AVX512F__)
-    GENERANT_ROWS_(6) GENERANT_ROWS_(7) GENERANT_ROWS_(8) GENERANT_ROWS_(9) GENERANT_ROWS_(10) GENERANT_ROWS_(11)
-#endif
-    default: return micro_runs<T, kTileRows, NV>;
-  }
-#undef GENERANT_ROWS_
-}
 
 // ---- strips ------------------------------------------------------------------------------------------------------
 

@@ -66,8 +66,8 @@ template <class T> inline void store_first(T* p, vec<T> v, int64_t n) {
 #if defined(__AVX512F__)
 inline vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 inline vd fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
-inline vf sqrt(vf a) { return _mm512_sqrt_ps(a); }
-inline vd sqrt(vd a) { return _mm512_sqrt_pd(a); }
+inline vf sqrt(vf a) { return _mm512_maskz_sqrt_ps(0xffff, a); }  // the plain form makes GCC 12 warn
+inline vd sqrt(vd a) { return _mm512_maskz_sqrt_pd(0xff, a); }
 #elif defined(__AVX2__)
 inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 inline vd fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
@@ -83,7 +83,7 @@ inline vd sqrt(vd a) { for (int i = 0; i < kLanes<double>; ++i) a[i] = __builtin
 // b where a is NaN: a comparison with NaN is false, so put the operand whose NaN must survive second.
 template <class V> inline V vmax(V a, V b) { return a > b ? a : b; }
 #if defined(__AVX512F__)
-inline vf vmax(vf a, vf b) { return _mm512_maskz_max_ps(0xffff, a, b); }  // the plain form makes GCC 12 warn
+inline vf vmax(vf a, vf b) { return _mm512_maskz_max_ps(0xffff, a, b); }  // as sqrt
 inline vd vmax(vd a, vd b) { return _mm512_maskz_max_pd(0xff, a, b); }
 #elif defined(__AVX2__)                          // GCC compares and blends where b may be NaN
 inline vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }

@@ -10,6 +10,7 @@
 // 1.2e-6 rms and 2e-5 at worst, the others two thirds of that.
 #pragma once
 #include "gemm.h"
+#include "winograd_conv.h"
 #include "winograd_transform.h"
 
 namespace {
@@ -19,39 +20,15 @@ constexpr int64_t kWinogradDepth = 128;    // channels per chain of fma
 // the filter is so large that reading it for every task costs more than that.
 constexpr int64_t kTileBlock = 24, kLargeTileBlock = 96, kLargeFilter = 12 << 20;
 
-// A stride-1 convolution as this file sees it: sums over one or more sources, written with a stride. Several sources
-// are the phases of a strided convolution, several calls those of its adjoint.
-template <class T> struct WinogradSource {
-  const T* x;                              // pixel (n, i, j) at x + n * sample + i * row + j * pixel
-  int64_t sample, row, pixel;
-  int64_t h, w, top, left;                 // size, and padding before it
-  const T* u;                              // the transformed filter
-};
-template <class T> struct WinogradConv {
-  int64_t n, c, o, p, q;                   // samples, channels of every source, channels, rows and columns of the output
-  WinogradSource<T> source[4];
-  int sources;
-  T* y;                                    // pixel (n, p, q) at y + n * sample + p * row + q * pixel
-  int64_t sample, row, pixel;
-  void (*finish)(const void* context, int64_t i, int64_t j, int64_t m, int64_t n);  // as in gemm.h, or null
-  const void* context;
-  // If given, the input is activate((x - centre) * a + b): `affine` writes c of each for sample n, and `activate` makes
-  // y of rows of x. Else it is x itself.
-  void (*affine)(const void* norm, int64_t n, T* centre, T* a, T* b);
-  const void* norm;
-  void (*activate)(const T* x, T* y, int64_t rows, int64_t width, const T* centre, const T* a, const T* b);
-};
-
 struct TileGrid {
   int64_t rows, columns, per_sample, all;
   TileGrid(int64_t n, int64_t p, int64_t q, int m)
       : rows(ceil_div(p, m)), columns(ceil_div(q, m)), per_sample(rows * columns), all(n * per_sample) {}
 };
 
-inline int64_t padded(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 // Rows of V and M: whole vectors and one more, since a multiple of 4 KiB would put all of them into a few cache sets.
-template <class T> inline int64_t row_of(int64_t n) { return padded(n, kLanes<T>) + kLanes<T>; }
-template <class T> inline int64_t panels_of(int64_t o) { return ceil_div(o, kTileCols<T>); }
+inline int64_t row_of(int64_t n) { return padded(n, kLanes<float>) + kLanes<float>; }
+inline int64_t panels_of(int64_t o) { return ceil_div(o, kTileCols<float>); }
 
 // ---- the filter: u[k][o / 32][c][32], k = position among N x N, zero beyond o. The same on every instruction set, so
 // that a filter may be transformed ahead (ops/winograd.py). ------------------------------------------------------------
@@ -63,25 +40,25 @@ template <class F> static int64_t filter_size(int64_t c, int64_t o) {
 }
 
 // w (R, R, c, o), element (i, j, c, o) at w[i * row + j * column + c * ld + o].
-template <class T, class F>
-static void transform_filter(const Call& call, const T* w, int64_t row, int64_t column, int64_t ld, int64_t c, int64_t o, T* u) {
-  constexpr int L = kLanes<T>, N = F::kN, R = F::kR;
+template <class F>
+static void transform_filter(const Call& call, const float* w, int64_t row, int64_t column, int64_t ld, int64_t c, int64_t o, float* u) {
+  constexpr int L = kLanes<float>, N = F::kN, R = F::kR;
   constexpr int64_t W = kFilterColumns;
   const int64_t width = padded(o, W), plane = width * c, grain = ceil_div(4096, width > 0 ? width : 1);
   parallel(call, ceil_div(c, grain), [&](int64_t block, int) {
     for (int64_t i = block * grain; i < least(c, (block + 1) * grain); ++i)
       for (int64_t j = 0; j < width; j += L) {
         const int64_t left = o - j;
-        vec<T> f[R * R], g[R * N], r[N];
+        vf f[R * R], g[R * N], r[N];
         for (int a = 0; a < R; ++a)
           for (int b = 0; b < R; ++b) {
-            const T* q = w + a * row + b * column + i * ld + j;
-            f[a * R + b] = left >= L ? load(q) : left > 0 ? load_first(q, left) : vec<T>{};
+            const float* q = w + a * row + b * column + i * ld + j;
+            f[a * R + b] = left >= L ? load(q) : left > 0 ? load_first(q, left) : vf{};
           }
-        for (int a = 0; a < R; ++a) F::template filter<T>(f + a * R, 1, g + a * N, 1);
-        T* to = u + (j / W * c + i) * W + j % W;
+        for (int a = 0; a < R; ++a) F::filter(f + a * R, 1, g + a * N, 1);
+        float* to = u + (j / W * c + i) * W + j % W;
         for (int b = 0; b < N; ++b) {
-          F::template filter<T>(g + b, N, r, 1);
+          F::filter(g + b, N, r, 1);
           for (int a = 0; a < N; ++a) store(to + (a * N + b) * plane, r[a]);
         }
       }
@@ -91,80 +68,80 @@ static void transform_filter(const Call& call, const T* w, int64_t row, int64_t 
 // ---- input ----------------------------------------------------------------------------------------------------------
 
 // Where the pixels of one tile lie, at channel 0; `zeros` for those in the padding.
-template <class T, int N> struct TilePixels {
-  const T* at[N * N];
+template <int N> struct TilePixels {
+  const float* at[N * N];
 };
 
 // v[k * plane] for kLanes channels of one tile; `next`: the tile after it, to be fetched meanwhile.
-template <class T, class F, bool kTail>
-static inline void transform_tile(const TilePixels<T, F::kN>& pixels, const TilePixels<T, F::kN>& next, int64_t channel,
-                                  int64_t left, T* v, int64_t plane) {
+template <class F, bool kTail>
+static inline void transform_tile(const TilePixels<F::kN>& pixels, const TilePixels<F::kN>& next, int64_t channel,
+                                  int64_t left, float* v, int64_t plane) {
   constexpr int N = F::kN;
-  if (channel * sizeof(T) % 64 == 0) {
+  if (channel * sizeof(float) % 64 == 0) {
 #pragma GCC unroll 6
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 6
       for (int j = F::kR - 1; j < N; ++j) __builtin_prefetch(next.at[i * N + j] + channel);
   }
-  vec<T> d[N], t[N * N];
+  vf d[N], t[N * N];
 #pragma GCC unroll 6
   for (int j = 0; j < N; ++j) {
 #pragma GCC unroll 6
     for (int i = 0; i < N; ++i) {
-      const T* q = pixels.at[i * N + j] + channel;
+      const float* q = pixels.at[i * N + j] + channel;
       d[i] = kTail ? load_first(q, left) : load(q);
     }
-    F::template input<T>(d, 1, t + j, N);
+    F::input(d, 1, t + j, N);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < N; ++i) {
-    vec<T> r[N];
-    F::template input<T>(t + i * N, 1, r, 1);
+    vf r[N];
+    F::input(t + i * N, 1, r, 1);
 #pragma GCC unroll 6
     for (int j = 0; j < N; ++j) store(v + (i * N + j) * plane, r[j]);
   }
 }
 
 // The rows of a convolution's input, activated: N rows under a row of tiles at a time, padding included.
-template <class T, class F> struct ActivatedRows {
-  T *affine, *at;                          // centre, a, b, padded; [N][columns][channels]
+template <class F> struct ActivatedRows {
+  float *affine, *at;                          // centre, a, b, padded; [N][columns][channels]
   int64_t columns, sample = -1, tile_row = -1;
   static int64_t width(const TileGrid& grid) { return grid.columns * F::kM + F::kR - 1; }
 
   // The rows under row `r` of tiles of sample n; those shared with the row of tiles before are kept.
-  void fill(const WinogradConv<T>& s, const WinogradSource<T>& from, int64_t n, int64_t r) {
+  void fill(const WinogradConv& s, const WinogradSource& from, int64_t n, int64_t r) {
     constexpr int N = F::kN, M = F::kM;
     if (n == sample && r == tile_row) return;
     const int64_t row_size = columns * s.c;
     const bool follows = n == sample && r == tile_row + 1;
-    if (follows) memmove(at, at + M * row_size, size_t((N - M) * row_size) * sizeof(T));
-    const int64_t ld = padded(s.c, kLanes<T>);
+    if (follows) memmove(at, at + M * row_size, size_t((N - M) * row_size) * sizeof(float));
+    const int64_t ld = padded(s.c, kLanes<float>);
     if (n != sample) s.affine(s.norm, n, affine, affine + ld, affine + 2 * ld);
     sample = n, tile_row = r;
     for (int i = follows ? N - M : 0; i < N; ++i) {
       const int64_t row = r * M - from.top + i;
-      T* to = at + i * row_size;
+      float* to = at + i * row_size;
       if (row < 0 || row >= from.h) {
-        memset(to, 0, size_t(row_size) * sizeof(T));
+        memset(to, 0, size_t(row_size) * sizeof(float));
         continue;
       }
       const int64_t first = least(columns, from.left), inside = least(columns - first, from.w), after = columns - first - inside;
-      memset(to, 0, size_t(first * s.c) * sizeof(T));
+      memset(to, 0, size_t(first * s.c) * sizeof(float));
       s.activate(from.x + n * from.sample + row * from.row, to + first * s.c, inside, s.c, affine, affine + ld, affine + 2 * ld);
-      memset(to + (first + inside) * s.c, 0, size_t(after * s.c) * sizeof(T));
+      memset(to + (first + inside) * s.c, 0, size_t(after * s.c) * sizeof(float));
     }
   }
 };
 
 // v[k][tile - first][channel], rows of ld elements, from one source.
-template <class T, class F>
-static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& from, const TileGrid& grid, int64_t first,
-                            int64_t end, const T* zeros, ActivatedRows<T, F>* activated, T* v, int64_t ld) {
-  constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+template <class F>
+static void transform_input(const WinogradConv& s, const WinogradSource& from, const TileGrid& grid, int64_t first,
+                            int64_t end, const float* zeros, ActivatedRows<F>* activated, float* v, int64_t ld) {
+  constexpr int L = kLanes<float>, N = F::kN, M = F::kM;
   const int64_t plane = (end - first) * ld;
   const auto pixels_of = [&](int64_t t) {
     const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
-    TilePixels<T, N> pixels;
+    TilePixels<N> pixels;
     if (activated) {
       activated->fill(s, from, sample, r);
       for (int i = 0; i < N; ++i)
@@ -179,14 +156,14 @@ static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& f
       }
     return pixels;
   };
-  TilePixels<T, N> next = pixels_of(first);
+  TilePixels<N> next = pixels_of(first);
   for (int64_t t = first; t < end; ++t) {
-    const TilePixels<T, N> pixels = activated && t > first ? pixels_of(t) : next;
+    const TilePixels<N> pixels = activated && t > first ? pixels_of(t) : next;
     if (!activated && t + 1 < end) next = pixels_of(t + 1);
-    T* to = v + (t - first) * ld;
+    float* to = v + (t - first) * ld;
     int64_t i = 0;
-    for (; i + L <= s.c; i += L) transform_tile<T, F, false>(pixels, next, i, L, to + i, plane);
-    if (i < s.c) transform_tile<T, F, true>(pixels, next, i, s.c - i, to + i, plane);
+    for (; i + L <= s.c; i += L) transform_tile<F, false>(pixels, next, i, L, to + i, plane);
+    if (i < s.c) transform_tile<F, true>(pixels, next, i, s.c - i, to + i, plane);
   }
 }
 
@@ -194,55 +171,55 @@ static void transform_input(const WinogradConv<T>& s, const WinogradSource<T>& f
 
 // m[k][tile][column] = sum over sources and channels of v[k][tile][source, channel] u[k][...][channel][column], for the
 // columns of panels [j0, j1) of kTileCols.
-template <class T, class F>
-static void products(const WinogradConv<T>& s, const T* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, T* m, int64_t ldm) {
-  constexpr int64_t NR = kTileCols<T>, W = kFilterColumns;
+template <class F>
+static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m, int64_t ldm) {
+  constexpr int64_t NR = kTileCols<float>, W = kFilterColumns;
   static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
   const int64_t strips = ceil_div(tiles, kTileRows);
   for (int k = 0; k < F::kN * F::kN; ++k)
     for (int64_t j = j0; j < j1; ++j)
       for (int64_t source = 0; source < s.sources; ++source)
         for (int64_t c0 = 0; c0 < s.c; c0 += kWinogradDepth) {
-          const T* a = v + k * tiles * ld + source * s.c + c0;
-          const T* u = s.source[source].u + k * padded(s.o, W) * s.c + (j * NR / W * s.c + c0) * W + j * NR % W;
+          const float* a = v + k * tiles * ld + source * s.c + c0;
+          const float* u = s.source[source].u + k * padded(s.o, W) * s.c + (j * NR / W * s.c + c0) * W + j * NR % W;
           for (int64_t t = 0; t < strips; ++t) {
             const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
-            micro_of<T, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
-                                       m + (k * tiles + i) * ldm + (j - j0) * NR, ldm, kLanes<T>, source > 0 || c0 > 0);
+            micro_of<float, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
+                                       m + (k * tiles + i) * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0);
           }
         }
 }
 
 // Columns [j0, j0 + width) of the outputs of tiles [first, end).
-template <class T, class F>
-static void transform_output(const WinogradConv<T>& s, const TileGrid& grid, int64_t first, int64_t end, const T* m,
+template <class F>
+static void transform_output(const WinogradConv& s, const TileGrid& grid, int64_t first, int64_t end, const float* m,
                              int64_t ldm, int64_t j0, int64_t width) {
-  constexpr int L = kLanes<T>, N = F::kN, M = F::kM;
+  constexpr int L = kLanes<float>, N = F::kN, M = F::kM;
   const int64_t plane = (end - first) * ldm;
   for (int64_t tile = first; tile < end; ++tile) {
     const int64_t sample = tile / grid.per_sample, r = tile % grid.per_sample;
     const int64_t p0 = r / grid.columns * M, q0 = r % grid.columns * M;
     const int64_t rows = least(M, s.p - p0), columns = least(M, s.q - q0);
-    T* to = s.y + sample * s.sample + p0 * s.row + q0 * s.pixel + j0;
-    const T* from = m + (tile - first) * ldm;
-    const T* ahead = to + M * s.pixel;                  // where the next tile most often lies
+    float* to = s.y + sample * s.sample + p0 * s.row + q0 * s.pixel + j0;
+    const float* from = m + (tile - first) * ldm;
+    const float* ahead = to + M * s.pixel;                  // where the next tile most often lies
     for (int64_t j = 0; j < width; j += L) {
       const int64_t left = width - j;
-      if (j * sizeof(T) % 64 == 0)
+      if (j * sizeof(float) % 64 == 0)
         for (int a = 0; a < M; ++a)
 #pragma GCC unroll 4
           for (int b = 0; b < M; ++b) __builtin_prefetch(ahead + a * s.row + b * s.pixel + j, 1);
-      vec<T> t[M * N], d[N], y[M];
+      vf t[M * N], d[N], y[M];
 #pragma GCC unroll 6
       for (int b = 0; b < N; ++b) {
 #pragma GCC unroll 6
         for (int a = 0; a < N; ++a) d[a] = load(from + (a * N + b) * plane + j);
-        F::template output<T>(d, 1, t + b, N);
+        F::output(d, 1, t + b, N);
       }
 #pragma GCC unroll 4
       for (int a = 0; a < M; ++a) {
-        F::template output<T>(t + a * N, 1, y, 1);
-        T* row = to + a * s.row + j;
+        F::output(t + a * N, 1, y, 1);
+        float* row = to + a * s.row + j;
         if (a < rows && columns == M && left >= L) {
 #pragma GCC unroll 4
           for (int b = 0; b < M; ++b) store(row + b * s.pixel, y[b]);
@@ -259,52 +236,52 @@ static void transform_output(const WinogradConv<T>& s, const TileGrid& grid, int
 // ---- all of it ------------------------------------------------------------------------------------------------------
 
 // How the work is cut; none of it touches a bit of the result.
-template <class T, class F> struct WinogradPlan {
+template <class F> struct WinogradPlan {
   int64_t block, splits, panels, chunk;    // tiles per task; tasks that share a block; panels per task and per pass
   int64_t ldv, ldm, v_size, m_size, affine_size, strip_size;
-  WinogradPlan(const WinogradConv<T>& s, const TileGrid& grid, int threads) {
-    const bool large = filter_size<F>(s.c, s.o) * s.sources * int64_t(sizeof(T)) > kLargeFilter;
+  WinogradPlan(const WinogradConv& s, const TileGrid& grid, int threads) {
+    const bool large = filter_size<F>(s.c, s.o) * s.sources * int64_t(sizeof(float)) > kLargeFilter;
     const int64_t most = large ? kLargeTileBlock : kTileBlock, workers = threads > 0 ? threads : 1;
-    const int64_t all = panels_of<T>(s.o), blocks = ceil_div(grid.all, most);
+    const int64_t all = panels_of(s.o), blocks = ceil_div(grid.all, most);
     const int64_t rounds = padded(blocks, workers);       // so that every worker gets as many
     block = least(padded(ceil_div(grid.all, rounds), kTileRows), most);
     splits = blocks >= workers ? 1 : least(ceil_div(workers, blocks), all);
     panels = ceil_div(all, splits);
     chunk = least(panels, 8);
-    ldv = row_of<T>(s.sources * s.c);
-    ldm = row_of<T>(chunk * kTileCols<T>);
+    ldv = row_of(s.sources * s.c);
+    ldm = row_of(chunk * kTileCols<float>);
     v_size = F::kN * F::kN * block * ldv;
     m_size = F::kN * F::kN * block * ldm;
-    affine_size = s.affine ? padded(3 * padded(s.c, kLanes<T>), 16) : 0;
-    strip_size = s.affine ? padded(F::kN * ActivatedRows<T, F>::width(grid) * s.c, 16) : 0;
+    affine_size = s.affine ? padded(3 * padded(s.c, kLanes<float>), 16) : 0;
+    strip_size = s.affine ? padded(F::kN * ActivatedRows<F>::width(grid) * s.c, 16) : 0;
   }
   int64_t worker_size() const { return v_size + m_size + affine_size + strip_size; }
   int64_t size(int threads) const { return ldv + worker_size() * (threads > 0 ? threads : 1); }
 };
 
-template <class T, class F> static int64_t winograd_size(const WinogradConv<T>& s, int threads) {
-  return WinogradPlan<T, F>(s, TileGrid(s.n, s.p, s.q, F::kM), threads).size(threads);
+template <class F> static int64_t winograd_size(const WinogradConv& s, int threads) {
+  return WinogradPlan<F>(s, TileGrid(s.n, s.p, s.q, F::kM), threads).size(threads);
 }
 
 // scratch: winograd_size elements.
-template <class T, class F> static void winograd_conv(const Call& call, const WinogradConv<T>& s, T* scratch) {
+template <class F> static void winograd_conv(const Call& call, const WinogradConv& s, float* scratch) {
   const TileGrid grid(s.n, s.p, s.q, F::kM);
-  const WinogradPlan<T, F> plan(s, grid, call.threads);
-  const int64_t all = panels_of<T>(s.o);
-  T* zeros = scratch;
-  memset(zeros, 0, size_t(plan.ldv) * sizeof(T));
+  const WinogradPlan<F> plan(s, grid, call.threads);
+  const int64_t all = panels_of(s.o);
+  float* zeros = scratch;
+  memset(zeros, 0, size_t(plan.ldv) * sizeof(float));
   parallel(call, ceil_div(grid.all, plan.block) * plan.splits, [&](int64_t task, int worker) {
-    T* v = zeros + plan.ldv + worker * plan.worker_size();
-    T *m = v + plan.v_size, *affine = m + plan.m_size, *strip = affine + plan.affine_size;
+    float* v = zeros + plan.ldv + worker * plan.worker_size();
+    float *m = v + plan.v_size, *affine = m + plan.m_size, *strip = affine + plan.affine_size;
     const int64_t first = task / plan.splits * plan.block, end = least(grid.all, first + plan.block);
     const int64_t begin = task % plan.splits * plan.panels, stop = least(all, begin + plan.panels);
-    ActivatedRows<T, F> rows{affine, strip, ActivatedRows<T, F>::width(grid)};
+    ActivatedRows<F> rows{affine, strip, ActivatedRows<F>::width(grid)};
     for (int64_t k = 0; k < s.sources; ++k)
-      transform_input<T, F>(s, s.source[k], grid, first, end, zeros, s.affine ? &rows : nullptr, v + k * s.c, plan.ldv);
+      transform_input<F>(s, s.source[k], grid, first, end, zeros, s.affine ? &rows : nullptr, v + k * s.c, plan.ldv);
     for (int64_t j = begin; j < stop; j += plan.chunk) {
-      const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<T>;
-      products<T, F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm);
-      transform_output<T, F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<T>) - column);
+      const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<float>;
+      products<F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm);
+      transform_output<F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<float>) - column);
     }
   });
 }

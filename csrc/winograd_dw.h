@@ -11,75 +11,74 @@
 namespace {
 
 constexpr int64_t kTileGroup = 96;         // tiles per chain of fma and between two synchronisations
-template <class T> constexpr int kWidePanel = 3 * kLanes<T>;      // columns of a panel of V: whole tiles of rows
+constexpr int kWidePanel = 3 * kLanes<float>;      // columns of a panel of V: whole tiles of rows
 
 // An image whose pixel (n, i, j) is at `at + n * sample + i * row + j * pixel`.
-template <class T> struct Image {
-  const T* at;
+struct Image {
+  const float* at;
   int64_t sample, row, pixel, h, w, channels;
 };
 
 // x and g: the input and the gradient of the output; element (i, j) of dw (R, R, c, o) at dw + i * row + j * column.
-template <class T> struct WinogradDw {
+struct WinogradDw {
   int64_t n, top, left;
-  Image<T> x, g;
-  T* dw;
+  Image x, g;
+  float* dw;
   int64_t row, column;
 };
 
-template <class T, class F> struct WinogradDwPlan {
+template <class F> struct WinogradDwPlan {
   int64_t c_panels, o_panels, v_size, z_size, u_size;
-  WinogradDwPlan(const WinogradDw<T>& s)
-      : c_panels(ceil_div(s.x.channels, kWidePanel<T>)), o_panels(panels_of<T>(s.g.channels)),
-        v_size(F::kN * F::kN * c_panels * kWidePanel<T> * kTileGroup),
-        z_size(F::kN * F::kN * o_panels * kTileCols<T> * kTileGroup),
-        u_size(F::kN * F::kN * padded(s.x.channels, kLanes<T>) * o_panels * kTileCols<T>) {}
+  WinogradDwPlan(const WinogradDw& s)
+      : c_panels(ceil_div(s.x.channels, kWidePanel)), o_panels(panels_of(s.g.channels)),
+        v_size(F::kN * F::kN * c_panels * kWidePanel * kTileGroup),
+        z_size(F::kN * F::kN * o_panels * kTileCols<float> * kTileGroup),
+        u_size(F::kN * F::kN * padded(s.x.channels, kLanes<float>) * o_panels * kTileCols<float>) {}
   int64_t size() const { return v_size + z_size + u_size; }
 };
 
 // to[k * plane] for one vector of channels of one tile of x: B' x B.
-template <class T, class F>
-static inline void input_vector(const T* const* at, int64_t channel, int64_t left, T* to, int64_t plane) {
+template <class F>
+static inline void input_vector(const float* const* at, int64_t channel, int64_t left, float* to, int64_t plane) {
   constexpr int N = F::kN;
-  vec<T> d[N], t[N * N], r[N];
+  vf d[N], t[N * N], r[N];
 #pragma GCC unroll 6
   for (int j = 0; j < N; ++j) {
 #pragma GCC unroll 6
     for (int i = 0; i < N; ++i)
-      d[i] = !at[i * N + j] ? vec<T>{} : left >= kLanes<T> ? load(at[i * N + j] + channel) : load_first(at[i * N + j] + channel, left);
-    F::template input<T>(d, 1, t + j, N);
+      d[i] = !at[i * N + j] ? vf{} : left >= kLanes<float> ? load(at[i * N + j] + channel) : load_first(at[i * N + j] + channel, left);
+    F::input(d, 1, t + j, N);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < N; ++i) {
-    F::template input<T>(t + i * N, 1, r, 1);
+    F::input(t + i * N, 1, r, 1);
 #pragma GCC unroll 6
     for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane, r[j]);
   }
 }
 
 // The same of one tile of g: A g A'.
-template <class T, class F>
-static inline void gradient_vector(const T* const* at, int64_t channel, int64_t left, T* to, int64_t plane) {
+template <class F>
+static inline void gradient_vector(const float* const* at, int64_t channel, int64_t left, float* to, int64_t plane) {
   constexpr int N = F::kN, M = F::kM;
-  vec<T> d[M], t[N * M], r[N];
+  vf d[M], t[N * M], r[N];
 #pragma GCC unroll 4
   for (int j = 0; j < M; ++j) {
 #pragma GCC unroll 4
     for (int i = 0; i < M; ++i)
-      d[i] = !at[i * M + j] ? vec<T>{} : left >= kLanes<T> ? load(at[i * M + j] + channel) : load_first(at[i * M + j] + channel, left);
-    F::template output_adjoint<T>(d, 1, t + j, M);
+      d[i] = !at[i * M + j] ? vf{} : left >= kLanes<float> ? load(at[i * M + j] + channel) : load_first(at[i * M + j] + channel, left);
+    F::output_adjoint(d, 1, t + j, M);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < N; ++i) {
-    F::template output_adjoint<T>(t + i * M, 1, r, 1);
+    F::output_adjoint(t + i * M, 1, r, 1);
 #pragma GCC unroll 6
     for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane, r[j]);
   }
 }
 
 // Pixels of the size x size square at (row, column) of a sample; null outside.
-template <class T>
-static inline void square(const Image<T>& image, int64_t sample, int64_t row, int64_t column, int size, const T** at) {
+static inline void square(const Image& image, int64_t sample, int64_t row, int64_t column, int size, const float** at) {
   for (int i = 0; i < size; ++i)
     for (int j = 0; j < size; ++j) {
       const int64_t y = row + i, x = column + j;
@@ -88,14 +87,14 @@ static inline void square(const Image<T>& image, int64_t sample, int64_t row, in
     }
 }
 
-template <class T, class F>
-static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
-  constexpr int L = kLanes<T>, N = F::kN, M = F::kM, R = F::kR, NR = kTileCols<T>, WP = kWidePanel<T>, MR = kTileRows;
+template <class F>
+static void winograd_dw(const Call& call, const WinogradDw& s, float* scratch) {
+  constexpr int L = kLanes<float>, N = F::kN, M = F::kM, R = F::kR, NR = kTileCols<float>, WP = kWidePanel, MR = kTileRows;
   constexpr int64_t grain = 6;                              // tiles per task of the transforms
-  const WinogradDwPlan<T, F> plan(s);
+  const WinogradDwPlan<F> plan(s);
   const TileGrid grid(s.n, s.g.h, s.g.w, M);
   const int64_t c = s.x.channels, o = s.g.channels;
-  T *v = scratch, *z = v + plan.v_size, *du = z + plan.z_size;
+  float *v = scratch, *z = v + plan.v_size, *du = z + plan.z_size;
   const int64_t v_plane = plan.c_panels * WP * kTileGroup, z_plane = plan.o_panels * NR * kTileGroup;
   const int64_t ldu = plan.o_panels * NR, u_plane = padded(c, L) * ldu, strips = ceil_div(c, MR);
   const int64_t cuts = least(plan.c_panels, 4);             // tasks per position, over rows of du
@@ -105,13 +104,13 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
       for (int64_t i = task * grain; i < least(tiles, (task + 1) * grain); ++i) {
         const int64_t t = first + i, sample = t / grid.per_sample, r = t % grid.per_sample;
         const int64_t p = r / grid.columns * M, q = r % grid.columns * M;
-        const T* at[N * N];
+        const float* at[N * N];
         square(s.x, sample, p - s.top, q - s.left, N, at);
         for (int64_t k = 0; k < c; k += L)
-          input_vector<T, F>(at, k, c - k, v + (k / WP * kTileGroup + i) * WP + k % WP, v_plane);
+          input_vector<F>(at, k, c - k, v + (k / WP * kTileGroup + i) * WP + k % WP, v_plane);
         square(s.g, sample, p, q, M, at);
         for (int64_t k = 0; k < o; k += L)
-          gradient_vector<T, F>(at, k, o - k, z + (k / NR * kTileGroup + i) * NR + k % NR, z_plane);
+          gradient_vector<F>(at, k, o - k, z + (k / NR * kTileGroup + i) * NR + k % NR, z_plane);
       }
     });
     parallel(call, N * N * cuts, [&](int64_t task, int) {
@@ -120,7 +119,7 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
       for (int64_t j = 0; j < plan.o_panels; ++j)
         for (int64_t i = begin; i < end; ++i) {
           const int64_t row = i * MR;
-          micro_of<T, 2, false>(least(MR, c - row))(
+          micro_of<float, 2, false>(least(MR, c - row))(
               tiles, v + k * v_plane + row / WP * kTileGroup * WP + row % WP, WP, z + k * z_plane + j * kTileGroup * NR, NR,
               du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0);
         }
@@ -130,13 +129,13 @@ static void winograd_dw(const Call& call, const WinogradDw<T>& s, T* scratch) {
   parallel_range(call, c, ceil_div(2048, o > 0 ? o : 1), [&](int64_t c0, int64_t c1) {
     for (int64_t i = c0; i < c1; ++i)
       for (int64_t j = 0; j < o; j += L) {
-        vec<T> d[N], t[R * N], w[R];
+        vf d[N], t[R * N], w[R];
         for (int b = 0; b < N; ++b) {
-          for (int a = 0; a < N; ++a) d[a] = none ? vec<T>{} : load(du + (a * N + b) * u_plane + i * ldu + j);
-          F::template filter_adjoint<T>(d, 1, t + b, N);
+          for (int a = 0; a < N; ++a) d[a] = none ? vf{} : load(du + (a * N + b) * u_plane + i * ldu + j);
+          F::filter_adjoint(d, 1, t + b, N);
         }
         for (int a = 0; a < R; ++a) {
-          F::template filter_adjoint<T>(t + a * N, 1, w, 1);
+          F::filter_adjoint(t + a * N, 1, w, 1);
           for (int b = 0; b < R; ++b) store_first(s.dw + a * s.row + b * s.column + i * o + j, w[b], least(L, o - j));
         }
       }

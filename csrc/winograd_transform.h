@@ -24,11 +24,11 @@ template <> struct Winograd<4, 3> {
   static constexpr double a = 0.625, b = 1.5, a2 = a * a, b2 = b * b, a3 = a * a2, b3 = b * b2;
   static constexpr double fa = 1 / (2 * a2 * (a2 - b2)), fb = 1 / (2 * b2 * (b2 - a2)), f0 = 1 / (a2 * b2);
 
-  template <class T> static inline void input(const vec<T>* d, int sd, vec<T>* v, int s) {
-    const vec<T> ka = broadcast(T(a)), kb = broadcast(T(b)), na2 = broadcast(T(-a2)), nb2 = broadcast(T(-b2));
-    const vec<T> kab = broadcast(T(a2 * b2)), nsum = broadcast(T(-(a2 + b2)));
-    const vec<T> t1 = fma(nb2, d[2 * sd], d[4 * sd]), t2 = fma(nb2, d[sd], d[3 * sd]) * ka;
-    const vec<T> t3 = fma(na2, d[2 * sd], d[4 * sd]), t4 = fma(na2, d[sd], d[3 * sd]) * kb;
+  static inline void input(const vf* d, int sd, vf* v, int s) {
+    const vf ka = broadcast(float(a)), kb = broadcast(float(b)), na2 = broadcast(float(-a2)), nb2 = broadcast(float(-b2));
+    const vf kab = broadcast(float(a2 * b2)), nsum = broadcast(float(-(a2 + b2)));
+    const vf t1 = fma(nb2, d[2 * sd], d[4 * sd]), t2 = fma(nb2, d[sd], d[3 * sd]) * ka;
+    const vf t3 = fma(na2, d[2 * sd], d[4 * sd]), t4 = fma(na2, d[sd], d[3 * sd]) * kb;
     v[0] = fma(kab, d[0], fma(nsum, d[2 * sd], d[4 * sd]));
     v[s] = t1 + t2;
     v[2 * s] = t1 - t2;
@@ -36,16 +36,16 @@ template <> struct Winograd<4, 3> {
     v[4 * s] = t3 - t4;
     v[5 * s] = fma(kab, d[sd], fma(nsum, d[3 * sd], d[5 * sd]));
   }
-  template <class T> static inline void output(const vec<T>* m, int sm, vec<T>* y, int s) {
-    const vec<T> sa = m[sm] + m[2 * sm], da = m[sm] - m[2 * sm], sb = m[3 * sm] + m[4 * sm], db = m[3 * sm] - m[4 * sm];
+  static inline void output(const vf* m, int sm, vf* y, int s) {
+    const vf sa = m[sm] + m[2 * sm], da = m[sm] - m[2 * sm], sb = m[3 * sm] + m[4 * sm], db = m[3 * sm] - m[4 * sm];
     y[0] = (m[0] + sa) + sb;
-    y[s] = fma(broadcast(T(a)), da, db * T(b));
-    y[2 * s] = fma(broadcast(T(a2)), sa, sb * T(b2));
-    y[3 * s] = fma(broadcast(T(a3)), da, fma(broadcast(T(b3)), db, m[5 * sm]));
+    y[s] = fma(broadcast(float(a)), da, db * float(b));
+    y[2 * s] = fma(broadcast(float(a2)), sa, sb * float(b2));
+    y[3 * s] = fma(broadcast(float(a3)), da, fma(broadcast(float(b3)), db, m[5 * sm]));
   }
-  template <class T> static inline void output_adjoint(const vec<T>* y, int sy, vec<T>* m, int s) {
-    const vec<T> ea = fma(broadcast(T(a2)), y[2 * sy], y[0]), oa = fma(broadcast(T(a3)), y[3 * sy], y[sy] * T(a));
-    const vec<T> eb = fma(broadcast(T(b2)), y[2 * sy], y[0]), ob = fma(broadcast(T(b3)), y[3 * sy], y[sy] * T(b));
+  static inline void output_adjoint(const vf* y, int sy, vf* m, int s) {
+    const vf ea = fma(broadcast(float(a2)), y[2 * sy], y[0]), oa = fma(broadcast(float(a3)), y[3 * sy], y[sy] * float(a));
+    const vf eb = fma(broadcast(float(b2)), y[2 * sy], y[0]), ob = fma(broadcast(float(b3)), y[3 * sy], y[sy] * float(b));
     m[0] = y[0];
     m[s] = ea + oa;
     m[2 * s] = ea - oa;
@@ -53,54 +53,54 @@ template <> struct Winograd<4, 3> {
     m[4 * s] = eb - ob;
     m[5 * s] = y[3 * sy];
   }
-  template <class T> static inline void filter(const vec<T>* w, int sw, vec<T>* u, int s) {
-    const vec<T> ea = (w[0] + w[2 * sw] * T(a2)) * T(fa), oa = w[sw] * T(a * fa);
-    const vec<T> eb = (w[0] + w[2 * sw] * T(b2)) * T(fb), ob = w[sw] * T(b * fb);
-    u[0] = w[0] * T(f0);
+  static inline void filter(const vf* w, int sw, vf* u, int s) {
+    const vf ea = (w[0] + w[2 * sw] * float(a2)) * float(fa), oa = w[sw] * float(a * fa);
+    const vf eb = (w[0] + w[2 * sw] * float(b2)) * float(fb), ob = w[sw] * float(b * fb);
+    u[0] = w[0] * float(f0);
     u[s] = ea + oa;
     u[2 * s] = ea - oa;
     u[3 * s] = eb + ob;
     u[4 * s] = eb - ob;
     u[5 * s] = w[2 * sw];
   }
-  template <class T> static inline void filter_adjoint(const vec<T>* u, int su, vec<T>* w, int s) {
-    const vec<T> sa = u[su] + u[2 * su], da = u[su] - u[2 * su], sb = u[3 * su] + u[4 * su], db = u[3 * su] - u[4 * su];
-    w[0] = u[0] * T(f0) + (sa * T(fa) + sb * T(fb));
-    w[s] = da * T(a * fa) + db * T(b * fb);
-    w[2 * s] = (sa * T(a2 * fa) + sb * T(b2 * fb)) + u[5 * su];
+  static inline void filter_adjoint(const vf* u, int su, vf* w, int s) {
+    const vf sa = u[su] + u[2 * su], da = u[su] - u[2 * su], sb = u[3 * su] + u[4 * su], db = u[3 * su] - u[4 * su];
+    w[0] = u[0] * float(f0) + (sa * float(fa) + sb * float(fb));
+    w[s] = da * float(a * fa) + db * float(b * fb);
+    w[2 * s] = (sa * float(a2 * fa) + sb * float(b2 * fb)) + u[5 * su];
   }
 };
 
 template <> struct Winograd<2, 3> {
   static constexpr int kM = 2, kR = 3, kN = 4;
 
-  template <class T> static inline void input(const vec<T>* d, int sd, vec<T>* v, int s) {
+  static inline void input(const vf* d, int sd, vf* v, int s) {
     v[0] = d[2 * sd] - d[0];
     v[s] = d[sd] + d[2 * sd];
     v[2 * s] = d[2 * sd] - d[sd];
     v[3 * s] = d[3 * sd] - d[sd];
   }
-  template <class T> static inline void output(const vec<T>* m, int sm, vec<T>* y, int s) {
+  static inline void output(const vf* m, int sm, vf* y, int s) {
     y[0] = (m[0] + m[sm]) + m[2 * sm];
     y[s] = (m[sm] - m[2 * sm]) + m[3 * sm];
   }
-  template <class T> static inline void output_adjoint(const vec<T>* y, int sy, vec<T>* m, int s) {
+  static inline void output_adjoint(const vf* y, int sy, vf* m, int s) {
     m[0] = y[0];
     m[s] = y[0] + y[sy];
     m[2 * s] = y[0] - y[sy];
     m[3 * s] = y[sy];
   }
-  template <class T> static inline void filter(const vec<T>* w, int sw, vec<T>* u, int s) {
-    const vec<T> even = (w[0] + w[2 * sw]) * T(0.5), odd = w[sw] * T(0.5);
+  static inline void filter(const vf* w, int sw, vf* u, int s) {
+    const vf even = (w[0] + w[2 * sw]) * float(0.5), odd = w[sw] * float(0.5);
     u[0] = -w[0];
     u[s] = even + odd;
     u[2 * s] = even - odd;
     u[3 * s] = w[2 * sw];
   }
-  template <class T> static inline void filter_adjoint(const vec<T>* u, int su, vec<T>* w, int s) {
-    const vec<T> sum = (u[su] + u[2 * su]) * T(0.5);
+  static inline void filter_adjoint(const vf* u, int su, vf* w, int s) {
+    const vf sum = (u[su] + u[2 * su]) * float(0.5);
     w[0] = sum - u[0];
-    w[s] = (u[su] - u[2 * su]) * T(0.5);
+    w[s] = (u[su] - u[2 * su]) * float(0.5);
     w[2 * s] = sum + u[3 * su];
   }
 };
@@ -111,43 +111,43 @@ template <> struct Winograd<4, 2> {
   static constexpr double a = 0.375, b = 1.25, a2 = a * a, b2 = b * b, a3 = a * a2, b3 = b * b2;
   static constexpr double fa = 1 / (2 * a * (a2 - b2)), fb = 1 / (2 * b * (b2 - a2));
 
-  template <class T> static inline void input(const vec<T>* d, int sd, vec<T>* v, int s) {
-    const vec<T> na2 = broadcast(T(-a2)), nb2 = broadcast(T(-b2));
-    const vec<T> t1 = fma(nb2, d[sd], d[3 * sd]), t2 = fma(nb2, d[0], d[2 * sd]) * T(a);
-    const vec<T> t3 = fma(na2, d[sd], d[3 * sd]), t4 = fma(na2, d[0], d[2 * sd]) * T(b);
+  static inline void input(const vf* d, int sd, vf* v, int s) {
+    const vf na2 = broadcast(float(-a2)), nb2 = broadcast(float(-b2));
+    const vf t1 = fma(nb2, d[sd], d[3 * sd]), t2 = fma(nb2, d[0], d[2 * sd]) * float(a);
+    const vf t3 = fma(na2, d[sd], d[3 * sd]), t4 = fma(na2, d[0], d[2 * sd]) * float(b);
     v[0] = t1 + t2;
     v[s] = t1 - t2;
     v[2 * s] = t3 + t4;
     v[3 * s] = t3 - t4;
-    v[4 * s] = fma(broadcast(T(a2 * b2)), d[0], fma(broadcast(T(-(a2 + b2))), d[2 * sd], d[4 * sd]));
+    v[4 * s] = fma(broadcast(float(a2 * b2)), d[0], fma(broadcast(float(-(a2 + b2))), d[2 * sd], d[4 * sd]));
   }
-  template <class T> static inline void output(const vec<T>* m, int sm, vec<T>* y, int s) {
-    const vec<T> sa = m[0] + m[sm], da = m[0] - m[sm], sb = m[2 * sm] + m[3 * sm], db = m[2 * sm] - m[3 * sm];
+  static inline void output(const vf* m, int sm, vf* y, int s) {
+    const vf sa = m[0] + m[sm], da = m[0] - m[sm], sb = m[2 * sm] + m[3 * sm], db = m[2 * sm] - m[3 * sm];
     y[0] = sa + sb;
-    y[s] = fma(broadcast(T(a)), da, db * T(b));
-    y[2 * s] = fma(broadcast(T(a2)), sa, sb * T(b2));
-    y[3 * s] = fma(broadcast(T(a3)), da, fma(broadcast(T(b3)), db, m[4 * sm]));
+    y[s] = fma(broadcast(float(a)), da, db * float(b));
+    y[2 * s] = fma(broadcast(float(a2)), sa, sb * float(b2));
+    y[3 * s] = fma(broadcast(float(a3)), da, fma(broadcast(float(b3)), db, m[4 * sm]));
   }
-  template <class T> static inline void output_adjoint(const vec<T>* y, int sy, vec<T>* m, int s) {
-    const vec<T> ea = fma(broadcast(T(a2)), y[2 * sy], y[0]), oa = fma(broadcast(T(a3)), y[3 * sy], y[sy] * T(a));
-    const vec<T> eb = fma(broadcast(T(b2)), y[2 * sy], y[0]), ob = fma(broadcast(T(b3)), y[3 * sy], y[sy] * T(b));
+  static inline void output_adjoint(const vf* y, int sy, vf* m, int s) {
+    const vf ea = fma(broadcast(float(a2)), y[2 * sy], y[0]), oa = fma(broadcast(float(a3)), y[3 * sy], y[sy] * float(a));
+    const vf eb = fma(broadcast(float(b2)), y[2 * sy], y[0]), ob = fma(broadcast(float(b3)), y[3 * sy], y[sy] * float(b));
     m[0] = ea + oa;
     m[s] = ea - oa;
     m[2 * s] = eb + ob;
     m[3 * s] = eb - ob;
     m[4 * s] = y[3 * sy];
   }
-  template <class T> static inline void filter(const vec<T>* w, int sw, vec<T>* u, int s) {
-    const vec<T> wa = w[0] * T(fa), wb = w[0] * T(fb), va = w[sw] * T(a * fa), vb = w[sw] * T(b * fb);
+  static inline void filter(const vf* w, int sw, vf* u, int s) {
+    const vf wa = w[0] * float(fa), wb = w[0] * float(fb), va = w[sw] * float(a * fa), vb = w[sw] * float(b * fb);
     u[0] = va + wa;
     u[s] = va - wa;
     u[2 * s] = vb + wb;
     u[3 * s] = vb - wb;
     u[4 * s] = w[sw];
   }
-  template <class T> static inline void filter_adjoint(const vec<T>* u, int su, vec<T>* w, int s) {
-    w[0] = (u[0] - u[su]) * T(fa) + (u[2 * su] - u[3 * su]) * T(fb);
-    w[s] = ((u[0] + u[su]) * T(a * fa) + (u[2 * su] + u[3 * su]) * T(b * fb)) + u[4 * su];
+  static inline void filter_adjoint(const vf* u, int su, vf* w, int s) {
+    w[0] = (u[0] - u[su]) * float(fa) + (u[2 * su] - u[3 * su]) * float(fb);
+    w[s] = ((u[0] + u[su]) * float(a * fa) + (u[2 * su] + u[3 * su]) * float(b * fb)) + u[4 * su];
   }
 };
 

@@ -74,7 +74,8 @@ def outputs(call, row: Row, arrays: list, attrs: dict) -> list:
 
 def fits(row: Row, dims: dict, attrs: dict, optional: bool = True) -> bool:
     """Whether this size goes with these attributes: the tables cross every size with every attribute."""
-    xs, attrs = make_arrays(row, dims, "float64", attrs, optional), call_attrs(row, attrs, dims, "float64")
+    widest = row.dtypes[-1]
+    xs, attrs = make_arrays(row, dims, widest, attrs, optional), call_attrs(row, attrs, dims, widest)
     try:
         row.plan(xs, attrs)
         row._check_values(*xs, **attrs)
@@ -120,8 +121,9 @@ def largest(a: np.ndarray) -> float:
     return a[np.isfinite(a)].max(initial=0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("row, dims, attrs, optional", CASES)
+@pytest.mark.parametrize("row, dims, attrs, optional, dtype", [
+    pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}") for case in CASES for dtype in case.values[0].dtypes
+])  # fmt: skip
 def test_kernel_agrees_with_definition(row: Row, dims: dict, attrs: dict, optional: bool, dtype: str) -> None:
     """Error to the long double definition <= 2x that of the plain definition + 4 eps of the largest value."""
     case, attrs = (dims, dtype, attrs, optional), call_attrs(row, attrs, dims, dtype)

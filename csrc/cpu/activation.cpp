@@ -3,6 +3,7 @@
 // One loop per number of inputs; a new row is a functor and one line. The loops are bound by memory for the cheap
 // functions and by arithmetic for the others, which get smaller blocks so that small arrays are shared out too.
 #include "../activation_math.h"
+#include "../epilogue.h"
 #include "../parallel.h"
 
 namespace {
@@ -221,3 +222,60 @@ ROW3(erf, Erf, true, true)
 ROW3(power, Power, true, true)
 ROW2(clip, Clip, false, false)
 ROW1(affine, Affine, false)
+
+// ---- the epilogue of products and convolutions (epilogue.h) ----------------------------------------------------------
+
+namespace {
+
+struct Identity {
+  template <class T> static vec<T> f(vec<T> x) { return x; }
+};
+
+template <class T, class F>
+static void finish_layer(const void* context, int64_t i, int64_t j, int64_t m, int64_t n) {
+  constexpr int L = kLanes<T>;
+  const Layer<T>& s = *static_cast<const Layer<T>*>(context);
+  for (int64_t q = 0; q < n; q += L) {
+    const int64_t w = n - q;
+    if (w >= L) {
+      const vec<T> b = s.bias ? load(s.bias + j + q) : vec<T>{};
+      for (int64_t r = i; r < i + m; ++r) {
+        const int64_t at = r * s.ld + j + q;
+        vec<T> v = load((s.h ? s.h : s.y) + at) + b;
+        if (s.residual) v += load(s.residual + at);
+        if (s.h) store(s.h + at, v);
+        store(s.y + at, F::template f<T>(v));
+      }
+    } else {
+      const vec<T> b = s.bias ? load_first(s.bias + j + q, w) : vec<T>{};
+      for (int64_t r = i; r < i + m; ++r) {
+        const int64_t at = r * s.ld + j + q;
+        vec<T> v = load_first((s.h ? s.h : s.y) + at, w) + b;
+        if (s.residual) v += load_first(s.residual + at, w);
+        if (s.h) store_first(s.h + at, v, w);
+        store_first(s.y + at, F::template f<T>(v), w);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+namespace generant::GENERANT_NAMESPACE {
+
+template <class T> Finish epilogue_of(int activation) {
+  switch (activation) {
+    case 0: return finish_layer<T, Identity>;
+    case 1: return finish_layer<T, Relu>;
+    case 2: return finish_layer<T, LeakyRelu>;
+    case 3: return finish_layer<T, Silu>;
+    case 4: return finish_layer<T, Gelu>;
+    case 5: return finish_layer<T, Tanh>;
+    case 6: return finish_layer<T, Sigmoid>;
+    default: return finish_layer<T, Softplus>;
+  }
+}
+template Finish epilogue_of<float>(int);
+template Finish epilogue_of<double>(int);
+
+}  // namespace generant::GENERANT_NAMESPACE

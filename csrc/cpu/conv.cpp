@@ -8,12 +8,11 @@
 #include "depthwise.h"
 #include "epilogue.h"
 #include "few_outputs.h"
+#include "gemm.h"
 #include "implicit_gemm.h"
 #include "winograd_conv.h"
 
 namespace {
-
-template <class T> using Finish = void (*)(const void*, int64_t, int64_t, int64_t, int64_t);
 
 inline int64_t taps_bytes(const Conv& s) { return round64(s.kh * s.kw * int64_t(sizeof(Tap))); }
 
@@ -29,27 +28,29 @@ inline TapList forward_taps(const Conv& s, Tap* to) {
 }
 
 template <class T>
-static TapConv<T> forward_conv(const Conv& s, Tap* taps, const T* x, const T* w, T* y, Finish<T> finish, const void* context) {
+static TapConv<T> forward_conv(const Conv& s, Tap* taps, const T* x, const T* w, T* y, Finish finish, const void* context) {
   return {x, s.n, s.h, s.w, s.c, s.p, s.q, s.stride_h, s.stride_w, y, s.p, s.q, s.o, 1, 1, 0, 0, forward_taps(s, taps),
           w, s.group_c() * s.o, s.group_o(), s.o, true, s.groups, finish, context};
 }
 
 template <class T>
-static Product<T> forward_product(const Conv& s, const T* x, const T* w, T* y, Finish<T> finish, const void* context) {
+static Product<T> forward_product(const Conv& s, const T* x, const T* w, T* y, Finish finish, const void* context) {
   return {s.n * s.h * s.w, s.o, s.c, x, s.c, true, w, s.o, true, y, s.o, finish, context};
 }
 
 // Bytes of scratch where Winograd's algorithm serves the pass, and the pass itself if there is scratch; else 0.
 template <class T>
 static int64_t forward_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* w, T* y,
-                                   Finish<T> finish, const void* context, void* scratch) {
-  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.c, s.o, s.p, s.q);
-  if (s.empty() || variant == kGemm) return 0;
-  WinogradConv<T> conv = whole_output(s, y);
-  conv.finish = finish, conv.context = context;
-  return with_variant(s, variant, [&](auto f) {
-    return winograd_forward<T, decltype(f)>(c, s, x, w, s.o, nullptr, conv, scratch);
-  });
+                                   Finish finish, const void* context, void* scratch) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const ConvAlgorithm variant = winograd_choice(s, asked, s.c, s.o, s.p, s.q);
+    if (s.empty() || variant == kGemm) return 0;
+    WinogradConv conv = whole_output(s, y);
+    conv.finish = finish, conv.context = context;
+    return winograd_forward(c, s, variant, x, w, s.o, nullptr, conv, scratch);
+  } else {
+    return 0;
+  }
 }
 
 template <class T> static int64_t forward_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
@@ -67,7 +68,7 @@ template <class T> static int64_t forward_scratch(const Call& c, const Conv& s, 
 
 // y = conv2d(x, w), each finished piece given to `finish`, which may be null.
 template <class T>
-static void forward(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* w, T* y, Finish<T> finish,
+static void forward(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* w, T* y, Finish finish,
                     const void* context) {
   Tap* const taps = static_cast<Tap*>(c.scratch);
   if (s.empty()) {                           // no channels or no filter: a sum of nothing
@@ -122,10 +123,13 @@ template <class F> inline void phases(const Conv& s, F body) {
 
 template <class T>
 static int64_t dx_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* g, const T* w, T* dx, void* scratch) {
-  const int64_t halves = s.stride_h;
-  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.o, s.c, ceil_div(s.h, halves), ceil_div(s.w, halves));
-  if (s.empty() || variant == kGemm) return 0;
-  return with_variant(s, variant, [&](auto f) { return winograd_dx<T, decltype(f)>(c, s, g, w, false, dx, scratch); });
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const int64_t halves = s.stride_h;
+    const ConvAlgorithm variant = winograd_choice(s, asked, s.o, s.c, ceil_div(s.h, halves), ceil_div(s.w, halves));
+    return s.empty() || variant == kGemm ? 0 : winograd_dx(c, s, variant, g, w, false, dx, scratch);
+  } else {
+    return 0;
+  }
 }
 
 template <class T> static int64_t dx_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
@@ -166,11 +170,12 @@ static void gradient_x(const Call& c, const Conv& s, ConvAlgorithm asked, const 
 
 template <class T>
 static int64_t dw_by_winograd(const Call& c, const Conv& s, ConvAlgorithm asked, const T* x, const T* g, T* dw, void* scratch) {
-  const ConvAlgorithm variant = winograd_choice<T>(s, asked, s.c, s.o, s.p, s.q);
-  if (s.empty() || s.n == 0 || variant == kGemm) return 0;
-  return with_variant(s, variant, [&](auto f) {
-    return winograd_filter_gradient<T, decltype(f)>(c, s, x, g, dw, scratch);
-  });
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const ConvAlgorithm variant = winograd_choice(s, asked, s.c, s.o, s.p, s.q);
+    return s.empty() || variant == kGemm ? 0 : winograd_filter_gradient(c, s, variant, x, g, dw, scratch);
+  } else {
+    return 0;
+  }
 }
 
 template <class T> static int64_t dw_scratch(const Call& c, const Conv& s, ConvAlgorithm asked) {
@@ -268,8 +273,7 @@ KERNEL_SCRATCH(conv2d_act, conv2d_act_bytes) {
   const Problem a = of_x_w(c.in[0], c.in[1], c.attr + 1);
   T *y = out<T>(c, 0), *h = out<T>(c, 1);
   const Layer<T> layer = {in<T>(c, 2), in<T>(c, 3), y, h, a.s.o};
-  const int activation = int(c.attr[0]);     // identity, then the order of ACTIVATIONS in ops/matmul.py
-  const Finish<T> finish = activation == 0 ? finish_layer<T, Identity> : activation_of<T>(activation - 1);
+  const Finish finish = epilogue_of<T>(int(c.attr[0]));
   forward<T>(c, a.s, a.algorithm, in<T>(c, 0), in<T>(c, 1), h ? h : y, finish, &layer);
 }
 

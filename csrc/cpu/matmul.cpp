@@ -4,6 +4,28 @@
 #include "epilogue.h"
 #include "gemm_bf16.h"
 
+#ifndef GENERANT_PARTIAL
+#include "micro.h"
+
+namespace generant::GENERANT_NAMESPACE {
+
+#define GENERANT_TILES(T)                                                                             \
+  template Micro<T> micro_of<T, 1, false>(int64_t);                                                   \
+  template Micro<T> micro_of<T, 1, true>(int64_t);                                                    \
+  template Micro<T> micro_of<T, 2, false>(int64_t);                                                   \
+  template Micro<T> micro_of<T, 2, true>(int64_t);                                                    \
+  template Micro<T> micro_of<T, 8, false>(int64_t);                                                   \
+  template Micro<T> micro_of<T, 8, true>(int64_t);                                                    \
+  template MicroRuns<T> micro_runs_of<T, 1>(int64_t);                                                 \
+  template MicroRuns<T> micro_runs_of<T, 2>(int64_t);                                                 \
+  template void pack_transpose<T>(int64_t, const T*, int64_t, int64_t, int64_t, int64_t, T*);
+GENERANT_TILES(float)
+GENERANT_TILES(double)
+#undef GENERANT_TILES
+
+}  // namespace generant::GENERANT_NAMESPACE
+#endif
+
 namespace {
 
 // ---- shapes: x (n, d), w (d, o), g (n, o) ---------------------------------------------------------------------------
@@ -58,7 +80,7 @@ KERNEL_SCRATCH(matmul_dw, matmul_dw_bytes) {
 KERNEL_SCRATCH(linear, matmul_bytes) {
   Product<T> g = forward<T>(c, out<T>(c));
   const Layer<T> layer = {in<T>(c, 2), nullptr, out<T>(c), nullptr, g.n};
-  g.finish = finish_layer<T, Identity>;
+  g.finish = epilogue_of<T>(0);
   g.context = &layer;
   product(c, c.attr[0], g);
 }
@@ -67,7 +89,7 @@ KERNEL_SCRATCH(linear_act, linear_act_bytes) {
   T *y = out<T>(c, 0), *h = out<T>(c, 1);
   Product<T> g = forward<T>(c, h ? h : y);
   const Layer<T> layer = {in<T>(c, 2), nullptr, y, h, g.n};
-  g.finish = activation_of<T>(int(c.attr[0]));
+  g.finish = epilogue_of<T>(1 + int(c.attr[0]));
   g.context = &layer;
   product(c, c.attr[1], g);
 }

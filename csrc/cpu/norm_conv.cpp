@@ -33,8 +33,8 @@ inline Conv geometry(const Call& c) {
 }
 
 // One sample, activated already, by the implicit matrix product.
-template <class T> static TapConv<T> one_sample(const Conv& s, Tap* taps, const T* x, const T* w, T* y,
-                                                void (*finish)(const void*, int64_t, int64_t, int64_t, int64_t), const void* context) {
+template <class T> static TapConv<T> one_sample(const Conv& s, Tap* taps, const T* x, const T* w, T* y, Finish finish,
+                                                const void* context) {
   TapList list{};
   list.taps = taps;
   for (int64_t i = 0; i < 3; ++i)
@@ -43,18 +43,18 @@ template <class T> static TapConv<T> one_sample(const Conv& s, Tap* taps, const 
 }
 
 struct Layout {                            // of scratch, in bytes
-  int64_t moments, slots, taps, image, rest;
+  int64_t moments, slots, taps, image;
   bool together;                           // all workers on one sample, else a sample each
 };
 
 template <class T> inline Layout layout_of(const Call& c, const Conv& s, int64_t groups) {
   const ChannelRows r = channel_rows<T>(s.h * s.w, s.c);
   const int64_t workers = c.threads > 0 ? c.threads : 1;
+  const int64_t lane = r.width * int64_t(sizeof(double));
   Layout a{};
   a.together = s.n < 2 * workers;
-  const int64_t each = 2 * r.width * int64_t(sizeof(double));
   a.moments = round64(2 * s.n * groups * int64_t(sizeof(double)));
-  a.slots = round64(a.together ? (1 + r.chunks) * each : 2 * each * workers);
+  a.slots = round64(a.together ? (2 + kSlot * r.chunks) * lane : (2 + kSlot) * lane * workers);
   a.taps = round64(9 * int64_t(sizeof(Tap)));
   a.image = round64((3 * padded(s.c, kLanes<T>) + s.h * s.w * s.c) * int64_t(sizeof(T)));
   return a;
@@ -63,19 +63,18 @@ template <class T> inline Layout layout_of(const Call& c, const Conv& s, int64_t
 template <class T> static int64_t convolve(const Call& c, const Norm<T>& norm, char* scratch) {
   const Conv s = geometry(c);
   const Layout at = layout_of<T>(c, s, norm.groups);
-  const ConvAlgorithm variant = winograd_choice<T>(s, kAuto, s.c, s.o, s.p, s.q);
   const T *x = in<T>(c, 0), *w = in<T>(c, 5);
   T* y = out<T>(c, 0);
   const Layer<T> layer = {in<T>(c, 6), in<T>(c, 7), y, nullptr, s.o};
-  const auto finish = layer.bias || layer.residual ? finish_layer<T, Identity> : nullptr;
+  const Finish finish = layer.bias || layer.residual ? epilogue_of<T>(0) : nullptr;
   const bool silu = int(c.attr[2]) == 1;
-  if (variant != kGemm) {
-    WinogradConv<T> conv = whole_output(s, y);
-    conv.finish = finish, conv.context = &layer, conv.affine = Norm<T>::affine, conv.norm = &norm;
-    conv.activate = silu ? norm_apply<T, NormSilu<T>> : norm_apply<T, NormIdentity<T>>;
-    return with_variant(s, variant, [&](auto f) {
-      return winograd_forward<T, decltype(f)>(c, s, x, w, s.o, nullptr, conv, scratch);
-    });
+  const auto activate = silu ? norm_apply<T, NormSilu<T>> : norm_apply<T, NormIdentity<T>>;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (const ConvAlgorithm variant = winograd_choice(s, kAuto, s.c, s.o, s.p, s.q); variant != kGemm) {
+      WinogradConv conv = whole_output(s, y);
+      conv.finish = finish, conv.context = &layer, conv.affine = Norm<T>::affine, conv.norm = &norm, conv.activate = activate;
+      return winograd_forward(c, s, variant, x, w, s.o, nullptr, conv, scratch);
+    }
   }
   const int64_t bytes = at.taps + at.image + tap_conv_scratch(c, one_sample<T>(s, nullptr, x, w, y, nullptr, nullptr));
   if (!scratch) return bytes;
@@ -85,7 +84,6 @@ template <class T> static int64_t convolve(const Call& c, const Norm<T>& norm, c
   for (int64_t n = 0; n < s.n; ++n) {
     Norm<T>::affine(&norm, n, affine, affine + ld, affine + 2 * ld);
     parallel_range(c, pixels, ceil_div(4096, s.c), [&](int64_t begin, int64_t end) {
-      const auto activate = silu ? norm_apply<T, NormSilu<T>> : norm_apply<T, NormIdentity<T>>;
       activate(x + (n * pixels + begin) * s.c, image + begin * s.c, end - begin, s.c, affine, affine + ld, affine + 2 * ld);
     });
     const Layer<T> own = {layer.bias, layer.residual ? layer.residual + n * pixels * s.o : nullptr, y + n * pixels * s.o, nullptr, s.o};
@@ -124,7 +122,7 @@ KERNEL_SCRATCH(group_norm_conv2d, norm_conv_bytes) {
     group_moments(x, r, total, groups, eps, mean + n * groups, rstd + n * groups);
   };
   if (at.together) for (int64_t n = 0; n < s.n; ++n) moments(n, slots);
-  else parallel(c, s.n, [&](int64_t n, int worker) { moments(n, slots + worker * 4 * r.width); });
+  else parallel(c, s.n, [&](int64_t n, int worker) { moments(n, slots + worker * (2 + kSlot) * r.width); });
   T *means = out<T>(c, 1), *rstds = out<T>(c, 2);
   for (int64_t i = 0; i < s.n * groups; ++i) {
     if (means) means[i] = T(mean[i]);

@@ -94,35 +94,35 @@ inline Sizes dw_sizes(const Call& c) {
 
 // ---- by Winograd's algorithm: bytes of scratch after the folded filter, and the pass itself if there is scratch; else 0
 
-using Halving = Winograd<4, 2>;
-
-template <class T> inline bool suits(const Conv& v, int64_t c, int64_t o) {
-  return !v.empty() && winograd_choice<T>(v, kAuto, c, o, v.p, v.q) != kGemm;
+inline bool suits(const Conv& v, int64_t c, int64_t o) {
+  return !v.empty() && winograd_choice(v, kAuto, c, o, v.p, v.q) != kGemm;
 }
 
-template <class T>
-static int64_t forward_by_winograd(const Call& call, const Conv& v, const T* x, const T* folded, T* y, void* scratch) {
-  return suits<T>(v, v.o, v.c) ? winograd_dx<T, Halving>(call, v, x, folded, true, y, scratch) : 0;
+inline int64_t forward_by_winograd(const Call& call, const Conv& v, const float* x, const float* folded, float* y, void* scratch) {
+  return suits(v, v.o, v.c) ? winograd_dx(call, v, kWinograd4, x, folded, true, y, scratch) : 0;
 }
 
-template <class T>
-static int64_t dx_by_winograd(const Call& call, const Conv& v, const T* g, const T* folded, T* dx, void* scratch) {
-  if (!suits<T>(v, v.c, v.o)) return 0;
-  const int64_t ld = padded(v.o, kLanes<T>), size = padded(16 * v.c * ld, 16);
-  T* const turned = static_cast<T*>(scratch);
-  if (turned) transpose_filter(call, folded, 16, v.o, v.c, turned);
-  return size * int64_t(sizeof(T)) + winograd_forward<T, Halving>(call, v, g, turned ? turned : folded, ld, nullptr,
-                                                                  whole_output(v, dx), turned ? turned + size : nullptr);
+inline int64_t dx_by_winograd(const Call& call, const Conv& v, const float* g, const float* folded, float* dx, void* scratch) {
+  if (!suits(v, v.c, v.o)) return 0;
+  const int64_t ld = padded(v.o, kLanes<float>), size = padded(16 * v.c * ld, 16);
+  float* const turned = static_cast<float*>(scratch);
+  if (turned) transpose_filter(call, folded, 16, v.o, v.c, ld, turned);
+  return size * int64_t(sizeof(float)) + winograd_forward(call, v, kWinograd4, g, turned ? turned : folded, ld, nullptr,
+                                                          whole_output(v, dx), turned ? turned + size : nullptr);
 }
 
-template <class T>
-static int64_t dw_by_winograd(const Call& call, const Conv& v, const T* g, const T* x, T* folded, void* scratch) {
-  return suits<T>(v, v.c, v.o) ? winograd_filter_gradient<T, Halving>(call, v, g, x, folded, scratch) : 0;
+inline int64_t dw_by_winograd(const Call& call, const Conv& v, const float* g, const float* x, float* folded, void* scratch) {
+  return suits(v, v.c, v.o) ? winograd_filter_gradient(call, v, kWinograd4, g, x, folded, scratch) : 0;
 }
+
+// float64 has none of it.
+inline int64_t forward_by_winograd(const Call&, const Conv&, const double*, const double*, double*, void*) { return 0; }
+inline int64_t dx_by_winograd(const Call&, const Conv&, const double*, const double*, double*, void*) { return 0; }
+inline int64_t dw_by_winograd(const Call&, const Conv&, const double*, const double*, double*, void*) { return 0; }
 
 template <class T> int64_t forward_bytes(const Call& c) {
   const Sizes s = forward_sizes(c);
-  if (const int64_t bytes = forward_by_winograd<T>(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
+  if (const int64_t bytes = forward_by_winograd(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
     return kTapBytes + folded_bytes<T>(s) + bytes;
   int64_t most = 0;
   for (int64_t k = 0; k < 4; ++k) {
@@ -133,7 +133,7 @@ template <class T> int64_t forward_bytes(const Call& c) {
 }
 template <class T> int64_t dx_bytes(const Call& c) {
   const Sizes s = dx_sizes(c);
-  if (const int64_t bytes = dx_by_winograd<T>(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
+  if (const int64_t bytes = dx_by_winograd(c, enlarged_to_small(s), in<T>(c, 0), in<T>(c, 1), out<T>(c), nullptr))
     return kTapBytes + folded_bytes<T>(s) + bytes;
   return kTapBytes + folded_bytes<T>(s) + tap_conv_scratch(c, back_conv<T>(s, nullptr, nullptr, nullptr, nullptr));
 }
@@ -141,7 +141,7 @@ template <class T> int64_t dw_bytes(const Call& c) {
   const Sizes s = dw_sizes(c);
   const Conv v = enlarged_to_small(s);
   if (v.empty()) return 0;
-  const int64_t bytes = dw_by_winograd<T>(c, v, in<T>(c, 1), in<T>(c, 0), nullptr, nullptr);
+  const int64_t bytes = dw_by_winograd(c, v, in<T>(c, 1), in<T>(c, 0), out<T>(c), nullptr);
   return folded_bytes<T>(s) + (bytes ? bytes : conv_dw_scratch<T>(c, v));
 }
 

@@ -49,6 +49,7 @@ class Row(Op):
         self.check: Callable | None = options["check"]
         self.choices: dict[str, tuple[str, ...]] = options["choices"]
         self.float32_only: dict[str, str] = options["float32_only"]
+        self.dtypes = ("float32",) if options["single"] else ("float32", "float64")
         self.sizes, self.cases, self.domain = options["sizes"], options["attrs"], options["domain"]
         self.caches: int = options["caches"]
         self.has_kernel: bool = options["native"]
@@ -240,6 +241,8 @@ class Row(Op):
         if "dtype" in given:
             dtype = _float_dtype(self.name, given.pop("dtype"))
         dtype = dtype or np.dtype(np.float32)
+        if dtype.name == "float64" and "float64" not in self.dtypes:
+            raise TypeError(f"{self.name}: the arrays must be float32, got {dtype}; convert them with .astype first")
         for name, value in self.float32_only.items():
             if given[name] == value and dtype == np.float64:
                 raise TypeError(
@@ -325,6 +328,7 @@ def op(
     domain: dict[str, str] | None = None,
     choices: dict[str, tuple[str, ...]] | None = None,
     float32_only: dict[str, str] | None = None,
+    single: bool = False,
     derive: Callable | None = None,
     shape: Callable | None = None,
     check: Callable | None = None,
@@ -337,7 +341,8 @@ def op(
     """Declare an op; the decorated function is its definition.
 
     spec: see _spec.py. sizes, attrs, domain: what the generated tests run it on (domain: argument -> "positive", ...).
-    choices: the values of string attributes; float32_only: the ones of them that float64 arrays cannot have.
+    choices: the values of string attributes; float32_only: the ones of them that float64 arrays cannot have;
+    single: there is no kernel for float64 at all.
     derive(dims, attrs) -> sizes of output letters no input carries; shape(shapes, attrs) -> output shapes, where
     letters cannot say it; both may raise on bad sizes and attributes. check(*arrays, **attrs) raises on bad values.
     caches: that many last outputs are for the rule only. effects: the inputs it changes in place. keep: which of
@@ -348,8 +353,8 @@ def op(
     def declare(definition: Callable) -> Row:
         row = Row(
             definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {},
-            float32_only=float32_only or {}, derive=derive, shape=shape, check=check, caches=caches, effects=effects,
-            keep=keep, native=native, composite=composite,
+            float32_only=float32_only or {}, single=single, derive=derive, shape=shape, check=check, caches=caches,
+            effects=effects, keep=keep, native=native, composite=composite,
         )
         TABLE[row.name] = row
         return row

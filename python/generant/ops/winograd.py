@@ -77,6 +77,7 @@ def _filter_sizes(dims: dict[str, Any], a: dict[str, Any]) -> dict[str, int]:
     choices={"algorithm": ALGORITHMS},
     derive=_filter_sizes,
     keep="x",
+    single=True,
 )
 def winograd_filter(w: Any, *, padding: Any = (1, 1, 1, 1), algorithm: str = "winograd4") -> Any:
     """G w G', the filter as winograd_conv2d multiplies with it. Not differentiable.
@@ -135,6 +136,7 @@ def _case(n: int, h: int, w: int, c: int, o: int, k: int, padding: Any = (1, 1, 
     choices={"activation": EPILOGUES},
     derive=_conv_sizes,
     keep="x",
+    single=True,
 )  # fmt: skip
 def winograd_conv2d(
     x: Any,

@@ -25,7 +25,7 @@ from work_norm import (
     Softmax,
 )
 
-SCRATCH = 8e6  # bytes beside the result, for any batch
+WORKERS, SCRATCH = 2, 9e6  # bytes of scratch per worker, for any batch
 IMAGES = [(16, 128, 32), (16, 256, 16), (16, 256, 8), (64, 64, 14), (1, 64, 64), (1, 320, 64), (64, 32, 28)]
 TOKENS = [(1, 8, 4096, 64, 1.4, 1.3), (16, 4, 256, 64, 1.6, 1.4), (64, 4, 64, 32, 3, 2.5)]
 FLOAT = 4
@@ -36,8 +36,8 @@ def image(n: int, c: int, size: int) -> str:
 
 
 def convolved(n: int, c: int, o: int, size: int) -> dict:
-    """At most this much memory: the result and a constant."""
-    return {"memory": FLOAT * n * size**2 * o + SCRATCH}
+    """At most this much memory: the result, the transformed filter (36 numbers for 9), and a constant."""
+    return {"memory": FLOAT * (n * size**2 * o + 36 * c * o) + WORKERS * SCRATCH}
 
 
 NETWORK = [

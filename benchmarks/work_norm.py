@@ -200,6 +200,7 @@ class LayerNorm(Family):
     d: int
     op: ClassVar = "layer_norm"
     arrays: ClassVar[tuple] = ("x", "gain", "bias")
+    keywords: ClassVar[dict] = {"eps": EPS}
 
     def small(self):
         return replace(self, n=min(self.n, 50), d=min(self.d, 37))
@@ -211,7 +212,7 @@ class LayerNorm(Family):
     def ours(self, a):
         from generant import ops
 
-        return partial(getattr(ops, self.op), *(getattr(a, name) for name in self.arrays))
+        return partial(getattr(ops, self.op), *(getattr(a, name) for name in self.arrays), **self.keywords)
 
     def exact(self, a):
         x = a.x.astype(np.float64)
@@ -256,6 +257,7 @@ class Softmax(LayerNorm):
 
     op: ClassVar = "softmax"
     arrays: ClassVar[tuple] = ("x",)
+    keywords: ClassVar[dict] = {}
 
     def exact(self, a):
         e = np.exp(a.x.astype(np.float64))

@@ -29,8 +29,7 @@ def exact(*shape, dtype=np.float32, stream=0):
     return np.array(ops.normal(np.array([1, stream], np.uint64), shape=shape, dtype=np.dtype(dtype).name))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("row, dims, attrs, optional", cases.CASES)
+@pytest.mark.parametrize("row, dims, attrs, optional, dtype", cases.CASES_BY_DTYPE)
 def test_every_op_stays_inside_its_arrays(row, dims, attrs, optional, dtype):
     attrs = cases.call_attrs(row, attrs, dims, dtype)
     arrays = cases.make_arrays(row, dims, dtype, attrs, optional)
@@ -132,6 +131,8 @@ def test_losses_around_vectors_and_blocks(n, dtype):
     logits = exact(3, n, dtype=dtype)
     _, shift, total = ops.cross_entropy.all(logits, labels, label_smoothing=0.1)
     ops.cross_entropy_bwd(one, logits, labels, None, shift, total, need=(0, 2), label_smoothing=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", EDGES)
 def test_attention_and_softmax_around_the_panels(n, dtype):
@@ -147,6 +148,8 @@ def test_attention_and_softmax_around_the_panels(n, dtype):
             op(x, axis=axis)
         for op in (ops.softmax_bwd, ops.log_softmax_bwd):
             op(x, x, axis=axis)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", EDGES)
 def test_images_around_the_vectors(n, dtype):
@@ -168,6 +171,8 @@ def test_images_around_the_vectors(n, dtype):
     y = ops.upsample_conv2d(x, w)
     ops.upsample_conv2d_dx(y, w)
     ops.upsample_conv2d_dw(x, y)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", EDGES)
 def test_channels_and_pixels_around_the_tiles(n, dtype):
@@ -184,3 +189,38 @@ def test_channels_and_pixels_around_the_tiles(n, dtype):
         ops.conv2d_act(x, f, None, y.copy(), activation="identity", **a)
         ops.conv2d_dx(y.copy(), f, size=(h, w), **a)
         ops.conv2d_dw(x, y.copy(), kernel=kernel, **a)
+
+
+@pytest.mark.parametrize("n", EDGES)
+def test_winograd_around_the_tiles(n):
+    wide = min(n, 65)
+    for (h, w), c, o, kernel in (((3, n), 2, 5, 3), ((n, 4), 5, 2, 3), ((5, 6), wide, 3, 3), ((5, 6), 3, wide, 3),
+                                 ((4, n + 3), 3, 5, 4), ((6, 5), wide, wide, 4)):  # fmt: skip
+        x, f, b = exact(2, h, w, c), exact(kernel, kernel, c, o), exact(o)
+        for algorithm in ("winograd4", "winograd2"):
+            a = dict(padding=(1, 2, 0, 3), stride=kernel - 2, algorithm=algorithm)
+            y = ops.conv2d_act.all(x, f, b, None, **a)[0]
+            ops.conv2d_act(x, f, None, y.copy(), activation="identity", **a)
+            ops.conv2d_dx(y.copy(), f, size=(h, w), **a)
+            ops.conv2d_dw(x, y.copy(), kernel=(kernel, kernel), **a)
+            if kernel == 3 or algorithm == "winograd4":
+                u = ops.winograd_filter(f, padding=(1, 2, 0, 3), algorithm=algorithm)
+                ops.winograd_conv2d(x, u.copy(), b, y.copy(), o=o, padding=(1, 2, 0, 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", EDGES)
+def test_normalisation_around_the_vectors(n, dtype):
+    for shape, groups in (((2, 3, n), 1), ((1, n, 8), 2), ((3, 2, n), n)):
+        x, gain, bias = exact(*shape, dtype=dtype), exact(shape[-1], dtype=dtype), exact(shape[-1], dtype=dtype)
+        scale = exact(shape[0], shape[-1], dtype=dtype)
+        y, mean, rstd = ops.group_norm.all(x, gain, bias, scale, scale, groups=groups, activation="silu")
+        ops.group_norm_bwd(y, x, gain, bias, scale, scale, mean, rstd, need=(0, 1, 2, 3, 4), groups=groups,
+                           activation="silu")  # fmt: skip
+        ops.batch_norm.all(x, gain, bias)
+        ops.rms_norm(x, gain)
+    for (h, w), c, o, groups in (((3, n), 4, 5, 2), ((4, 5), min(n, 65), 24, 1), ((4, 5), 32, min(n, 65), 8)):
+        x, gain, bias, scale = (exact(*s, dtype=dtype) for s in ((2, h, w, c), (c,), (c,), (2, c)))
+        f, b, residual = exact(3, 3, c, o, dtype=dtype), exact(o, dtype=dtype), exact(2, h, w, o, dtype=dtype)
+        ops.group_norm_conv2d(x, gain, bias, scale, scale, f, b, residual, groups=groups)
+        ops.group_norm_conv2d(x, gain, bias, None, None, f, None, None, groups=groups)

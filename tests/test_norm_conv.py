@@ -59,6 +59,9 @@ def test_a_sample_does_not_depend_on_its_batch_or_on_threads(threads):
     wanted = ops.group_norm_conv2d(x, gain, bias, scale, shift, w, b, residual, **attrs)
     for n in (1, 2, 3):
         threads(n)
+        for _ in range(50):  # workers with a sample each, at the same time
+            whole = ops.group_norm_conv2d(x, gain, bias, scale, shift, w, b, residual, **attrs)
+            assert whole.tobytes() == wanted.tobytes()
         for i in range(6):
             s = slice(i, i + 1)
             one = ops.group_norm_conv2d(x[s], gain, bias, scale[s], shift[s], w, b, residual[s], **attrs)

@@ -121,9 +121,12 @@ def largest(a: np.ndarray) -> float:
     return a[np.isfinite(a)].max(initial=0)
 
 
-@pytest.mark.parametrize("row, dims, attrs, optional, dtype", [
+CASES_BY_DTYPE = [
     pytest.param(*case.values, dtype, id=f"{case.id}-{dtype}") for case in CASES for dtype in case.values[0].dtypes
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("row, dims, attrs, optional, dtype", CASES_BY_DTYPE)
 def test_kernel_agrees_with_definition(row: Row, dims: dict, attrs: dict, optional: bool, dtype: str) -> None:
     """Error to the long double definition <= 2x that of the plain definition + 4 eps of the largest value."""
     case, attrs = (dims, dtype, attrs, optional), call_attrs(row, attrs, dims, dtype)

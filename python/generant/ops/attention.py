@@ -113,7 +113,7 @@ def attention_bwd(
     With p as there, dp_ij = <g_i, v_j> and ds_ij = p_ij (dp_ij - <g_i, out_i>):
     dq = scale ds k, dk = scale ds^T q, dv = p^T g, dbias = ds summed over what shares it.
     Returns arrays of the shapes of q, k, v and bias. Time 2.5 times that of attention, and twice that again for dbias;
-    memory O((t + s) (d + e)) per thread, and at most sixteen arrays of one head's q where there are few heads.
+    memory O((t + s) (d + e)) per thread, and at most 32 arrays of one head's q where there are few heads.
     """
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     dbias = None if bias is None else np.zeros_like(bias)

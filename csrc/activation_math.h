@@ -31,7 +31,9 @@ template <class T> inline vec<T> finite(vec<T> x, T big) {
 template <class T> inline vec<T> finite_below(vec<T> x, T big) { return x < -big ? broadcast(-big) : x; }
 
 struct Silu {                                                                        // r = x
-  template <class T> static vec<T> f(vec<T> x) { return finite_below(x, T(1e30)) / (vexp(-x) + T(1)); }
+  template <class T> static vec<T> f(vec<T> x) {                      // no division of x: with denormals it takes three times as long
+    return finite_below(x, T(1e30)) * (broadcast(T(1)) / (vexp(-x) + T(1)));
+  }
   template <class T> static vec<T> d(vec<T> x) {
     const vec<T> s = Sigmoid::f<T>(x);
     return s * (T(1) + finite(x, T(1e30)) * (T(1) - s));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from case import Case, family
-from work_attention import Attention, AttentionGradients
+from work_attention import Attention, AttentionBf16, AttentionGradients
 from work_conv import (
     AvgPool,
     Conv,
@@ -97,5 +97,6 @@ NETWORK = [
             Case(f"attention and gradients {n}x{h}x{t}x{d}", AttentionGradients(n, h, t, d), {"torch": both})
             for n, h, t, d, _, both in TOKENS
         ),
+        Case("attention in bfloat16 1x8x4096x64", AttentionBf16(1, 8, 4096, 64), {"generant float32": 1.3}),
     ),
 ]

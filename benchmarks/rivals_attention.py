@@ -30,3 +30,15 @@ def _gradients(a, work, as_ours=False):
 for kind, setup in ((kinds.Attention, _attention), (kinds.AttentionGradients, _gradients)):
     rival(kind, "torch", tuned=True)(setup)
     rival(kind, "torch transposed views", best=True, tuned=True)(partial(setup, as_ours=True))
+
+
+@rival(kinds.AttentionBf16, "generant float32")
+def _(a, work):
+    return kinds.Attention.ours(work, a)
+
+
+@rival(kinds.AttentionBf16, "torch bf16")
+def _(a, work):
+    torch, *xs = for_torch(a, work, "q", "k", "v")
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return lambda: attend(*(x.bfloat16() for x in xs)).float()  # float32 in and out, as ours

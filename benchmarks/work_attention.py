@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import machine
 import numpy as np
 from layouts import in_our_order
 from work import Family, normal, relative
@@ -97,3 +98,21 @@ class AttentionGradients(Attention):
     def flop(self):
         """Of seven products: a backward pass that keeps no scores makes them again, and then four more."""
         return 3.5 * super().flop()
+
+
+@dataclass(frozen=True)
+class AttentionBf16(Attention):
+    """The same from factors that are rounded to bfloat16, where the CPU multiplies them."""
+
+    tolerance = 2e-2
+
+    def lacks(self):
+        return "" if machine.has("avx512_bf16") else "this CPU has no avx512_bf16"
+
+    def ours(self, a):
+        from generant import ops
+
+        return lambda: ops.attention(a.q, a.k, a.v, precision="bf16")
+
+    def flop(self):
+        return 0.0  # the peak that is measured is that of float32

@@ -1,8 +1,8 @@
 """precision="bf16" of the convolutions: operands rounded to bfloat16, sums in float32, never by Winograd's algorithm.
 
 Seen to fail: with even and odd channels swapped in a strip, with the odd last channel paired with the next pixel's
-first, with the chain's last pair left out, with operands not rounded or truncated where the float32 kernel serves, with
-Winograd's algorithm let in, with the precision left out of a rule, with the residual left out of a call.
+first, with operands not rounded or truncated where the float32 kernel serves, with Winograd's algorithm let in, with
+the precision left out of a rule, with the residual left out of a call.
 """
 
 from __future__ import annotations

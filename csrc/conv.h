@@ -25,6 +25,14 @@ struct Conv {
   bool empty() const { return n * h * w * c * p * q * o * kh * kw == 0; }
 };
 
+enum ConvPass { kForward, kForwardAct, kGradientX, kGradientW };
+// The float32 kernel of a pass, compiled in cpu/conv.cpp.
+const Row& conv_row(ConvPass pass);
+
+}  // namespace generant::GENERANT_NAMESPACE
+
+namespace {
+
 // Reads a tuple attribute, encoded as its length and its values: one value stands for all, two for (rows, columns) or,
 // of four, for (both of the rows, both of the columns).
 inline const double* read_tuple(const double* attr, int64_t* values, int count) {
@@ -33,7 +41,8 @@ inline const double* read_tuple(const double* attr, int64_t* values, int count) 
   return attr + 1 + n;
 }
 
-// stride, padding (top, bottom, left, right), dilation, groups; the algorithm follows. p and q from everything else.
+// stride, padding (top, bottom, left, right), dilation, groups, algorithm, precision. p and q from everything else.
+// Operands that were rounded to bfloat16 never go through Winograd's transforms, which would need more digits.
 inline ConvAlgorithm read_geometry(const double* attr, Conv& s) {
   int64_t stride[2], padding[4], dilation[2];
   attr = read_tuple(attr, stride, 2);
@@ -46,7 +55,8 @@ inline ConvAlgorithm read_geometry(const double* attr, Conv& s) {
   const int64_t columns = s.w + padding[2] + padding[3] - dilation[1] * (s.kw - 1) - 1;
   s.p = rows < 0 ? 0 : rows / stride[0] + 1;
   s.q = columns < 0 ? 0 : columns / stride[1] + 1;
-  return ConvAlgorithm(int(attr[1]));
+  const ConvAlgorithm asked = ConvAlgorithm(int(attr[1]));
+  return attr[2] == 1 && asked != kGemm ? kDirect : asked;
 }
 
 // ---- which algorithm serves a pass: a matter of the shape of one sample, so that a batch does not change bits ---------
@@ -70,4 +80,4 @@ inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
   return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
 
-}  // namespace generant::GENERANT_NAMESPACE
+}  // namespace

@@ -74,6 +74,9 @@ inline pairs load_as_pairs(const float* p, int64_t n) {
   constexpr int L = kLanes<float>;
   vf x = n >= L ? load(p) : load_first(p, n < 0 ? 0 : n);
   vf y = n >= 2 * L ? load(p + L) : load_first(n > L ? p + L : p, n > L ? n - L : 0);
+#if defined(__AVX512BF16__)                          // flushes subnormals to zero, as the dot product would
+  return (pairs)_mm512_cvtne2ps_pbh(y, x);
+#else
   pairs low, high;                                   // in 64-bit lanes: (even, odd) -> the pair in the lower half
   typedef uint64_t wide __attribute__((vector_size(kVectorBytes)));
   const wide u = (wide)round_bf16(x), v = (wide)round_bf16(y);
@@ -85,6 +88,7 @@ inline pairs load_as_pairs(const float* p, int64_t n) {
   memcpy(&r, &a, sizeof a);
   memcpy(reinterpret_cast<char*>(&r) + sizeof a, &b, sizeof b);
   return r;
+#endif
 }
 
 // to[q][i] = the pair (from[i * ld + 2q], from[i * ld + 2q + 1]) for i < w, zeros for w <= i < width, a multiple of the

@@ -70,59 +70,6 @@ template <class T, int NV, bool kRows> Micro<T> micro_of(int64_t rows) {
 #undef GENERANT_ROWS_
 }
 
-template <class T, int MR, int NV>
-static void micro_runs(const T* const* a, const Run* runs, int64_t count, int64_t step, const T* __restrict b,
-                       T* const* c, int64_t last, bool add) {
-  constexpr int L = kLanes<T>;
-  vec<T> acc[MR][NV];
-  const T* row[MR];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    row[i] = a[i];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      acc[i][j] = vec<T>{};
-      __builtin_prefetch(c[i] + j * L, 1);
-    }
-  }
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t end = runs[r].offset + runs[r].length * step;
-    for (int64_t p = runs[r].offset; p != end; p += step) {
-      vec<T> bv[NV];
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) bv[j] = load(b + j * L);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const vec<T> av = broadcast(row[i][p]);
-#pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
-      }
-      b += kTileCols<T>;
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      T* q = c[i] + j * L;
-      if (j < NV - 1 || last == L) store(q, add ? load(q) + acc[i][j] : acc[i][j]);
-      else store_first(q, add ? load_first(q, last) + acc[i][j] : acc[i][j], last);
-    }
-  }
-}
-
-template <class T, int NV> MicroRuns<T> micro_runs_of(int64_t rows) {
-#define GENERANT_ROWS_(r) case r: return micro_runs<T, r, NV>;
-  switch (rows) {
-    GENERANT_ROWS_(1) GENERANT_ROWS_(2) GENERANT_ROWS_(3) GENERANT_ROWS_(4) GENERANT_ROWS_(5)
-#if defined(__AVX512F__)
-    GENERANT_ROWS_(6) GENERANT_ROWS_(7) GENERANT_ROWS_(8) GENERANT_ROWS_(9) GENERANT_ROWS_(10) GENERANT_ROWS_(11)
-#endif
-    default: return micro_runs<T, kTileRows, NV>;
-  }
-#undef GENERANT_ROWS_
-}
-
 template <class T>
 void pack_transpose(int64_t k, const T* from, int64_t ld, int64_t w, int64_t width, int64_t next, T* to) {
   constexpr int L = kLanes<T>;

@@ -33,7 +33,8 @@ inline Window window_of(int64_t n, int64_t p, int64_t q, int64_t most) {
 struct Strip {
   int64_t h, w, c;                  // of the input
   int64_t step_h, step_w, first_h, first_w, span_h, span_w;
-  int64_t rows, columns, pitch;     // of the strip, per sample; numbers from one pixel to the next
+  int64_t rows, columns, pitch;     // of the strip, per sample; terms from one pixel to the next
+  int64_t groups = 1;               // of channels, each of whole terms
   int64_t size(const Window& a) const { return a.samples * rows * columns * pitch; }
 };
 
@@ -43,11 +44,16 @@ template <class T> inline int64_t pitch_of(int64_t c) {
   return c % (8 * line) == 0 ? c + line : c;
 }
 
+template <class T> inline void put_pixels(const Strip& s, const T* from, int64_t pixels, T* to) {
+  memcpy(to, from, size_t(pixels * s.c) * sizeof(T));
+}
+
 // Copy what the window at (sample, row, column) reads, zeros outside the input. wanted(r): whether row r of the strip
 // is read at all.
-template <class T, class F>
+template <class T, class U, class F>
 static void copy_strip(const Strip& s, const T* x, int64_t sample, int64_t samples, int64_t row, int64_t n_rows,
-                       int64_t column, int64_t n_columns, F wanted, T* to) {
+                       int64_t column, int64_t n_columns, F wanted, U* to) {
+  const int64_t terms = s.groups * Terms<U>::count(s.c / s.groups);   // of a pixel
   const int64_t h0 = row * s.step_h + s.first_h, w0 = column * s.step_w + s.first_w;
   const int64_t rows = (n_rows - 1) * s.step_h + s.span_h, columns = (n_columns - 1) * s.step_w + s.span_w;
   const int64_t left = w0 < 0 ? least(-w0, columns) : 0;
@@ -55,23 +61,23 @@ static void copy_strip(const Strip& s, const T* x, int64_t sample, int64_t sampl
   for (int64_t k = 0; k < samples; ++k)
     for (int64_t r = 0; r < rows; ++r) {
       if (!wanted(r)) continue;
-      T* q = to + (k * s.rows + r) * s.columns * s.pitch;
+      U* q = to + (k * s.rows + r) * s.columns * s.pitch;
       const int64_t h = h0 + r;
       if (h < 0 || h >= s.h || left == inside) {
-        memset(q, 0, size_t(columns * s.pitch) * sizeof(T));
+        memset(q, 0, size_t(columns * s.pitch) * sizeof(U));
         continue;
       }
-      memset(q, 0, size_t(left * s.pitch) * sizeof(T));
+      memset(q, 0, size_t(left * s.pitch) * sizeof(U));
       const T* from = x + (((sample + k) * s.h + h) * s.w + w0 + left) * s.c;
-      if (s.pitch == s.c) {
-        memcpy(q + left * s.pitch, from, size_t((inside - left) * s.c) * sizeof(T));
+      if (s.pitch == terms) {
+        put_pixels(s, from, inside - left, q + left * s.pitch);
       } else {
         for (int64_t j = left; j < inside; ++j, from += s.c) {
-          memcpy(q + j * s.pitch, from, size_t(s.c) * sizeof(T));
-          memset(q + j * s.pitch + s.c, 0, size_t(s.pitch - s.c) * sizeof(T));
+          put_pixels(s, from, 1, q + j * s.pitch);
+          memset(q + j * s.pitch + terms, 0, size_t(s.pitch - terms) * sizeof(U));
         }
       }
-      memset(q + inside * s.pitch, 0, size_t((columns - inside) * s.pitch) * sizeof(T));
+      memset(q + inside * s.pitch, 0, size_t((columns - inside) * s.pitch) * sizeof(U));
     }
 }
 

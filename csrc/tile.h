@@ -30,6 +30,13 @@ template <class T> using Micro = void (*)(int64_t, const T*, int64_t, const T*, 
 // For a tile of 1 <= rows <= kTileRows (NV = 8: kFewRows); NV = 1, 2 or 8.
 template <class T, int NV, bool kRows> Micro<T> micro_of(int64_t rows);
 
+// What a run holds: numbers, or (conv_bf16.cpp) pairs of them. A pair counts as one term of a sum.
+template <class T> struct Terms {
+  using Sum = T;
+  static constexpr bool kNumbers = true;
+  static constexpr int64_t count(int64_t numbers) { return numbers; }
+};
+
 struct Run {
   int64_t offset, length;  // numbers offset, offset + step, ... of every row
 };
@@ -38,7 +45,8 @@ struct Run {
 // c[rows][n] (+)= sum over the runs and p < length of a[i][offset + p * step] b[.][n]; the rows of b follow each other,
 // kTileCols apart. n <= NV <= 2 vectors, of which the last holds `last` columns. One chain of fma per element.
 template <class T>
-using MicroRuns = void (*)(const T* const*, const Run*, int64_t, int64_t, const T*, T* const*, int64_t, bool);
+using MicroRuns = void (*)(const T* const*, const Run*, int64_t, int64_t, const T*, typename Terms<T>::Sum* const*, int64_t,
+                           bool);
 template <class T, int NV> MicroRuns<T> micro_runs_of(int64_t rows);
 
 // to[p][i] = from[i * ld + p] for i < w, zero for w <= i < width, a multiple of the vector. `next` rows further on the

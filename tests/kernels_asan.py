@@ -192,6 +192,24 @@ def test_channels_and_pixels_around_the_tiles(n, dtype):
 
 
 @pytest.mark.parametrize("n", EDGES)
+def test_bfloat16_convolutions_around_the_tiles(n):
+    cases = [  # (size), c, (kernel), o, attributes
+        ((3, 5), n, (1, 1), 3, {}),
+        ((2, 3), 128, (1, 1), 128 + n, {}),
+        ((3, n), 3, (3, 3), n, dict(padding=1)),
+        ((2, n), n, (1, 3), 5, dict(padding=(0, 0, 1, 1), stride=2)),
+        ((5, 4), 3 * n, (3, 3), 2 * 3, dict(padding=1, groups=3)),
+        ((5, 4), n, (3, 3), n, dict(padding=1, groups=n)),
+    ]
+    for (h, w), c, kernel, o, a in cases:
+        x, f = exact(2, h, w, c), exact(*kernel, c // a.get("groups", 1), o)
+        y = ops.conv2d_act.all(x, f, exact(o), None, precision="bf16", **a)[0]
+        ops.conv2d_act(x, f, None, y.copy(), activation="identity", precision="bf16", **a)
+        ops.conv2d_dx(y.copy(), f, size=(h, w), precision="bf16", **a)
+        ops.conv2d_dw(x, y.copy(), kernel=kernel, precision="bf16", **a)
+
+
+@pytest.mark.parametrize("n", EDGES)
 def test_winograd_around_the_tiles(n):
     wide = min(n, 65)
     for (h, w), c, o, kernel in (((3, n), 2, 5, 3), ((n, 4), 5, 2, 3), ((5, 6), wide, 3, 3), ((5, 6), 3, wide, 3),

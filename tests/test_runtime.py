@@ -30,10 +30,16 @@ def ones(*shape, dtype=np.float32):
 # ---- every op has its kernels, every kernel its op ------------------------------------------------------------------
 
 
+def variants(row):
+    """The kernels that serve one value of an attribute."""
+    return {row.kernel_name({**row.defaults, name: value}) for name, value in row.variants.items()}
+
+
 def test_every_native_kernel_belongs_to_an_op_and_every_op_has_both(native):
     found = set(native.kernels()) - {"noop"}
     short = {"float32": "f32", "float64": "f64"}
     wanted = {f"{row.name}.{short[dtype]}" for row in ROWS if row.has_kernel for dtype in row.dtypes}
+    wanted |= {f"{name}.f32" for row in ROWS for name in variants(row)}
     assert found - wanted == set(), "kernels without an op (or of an op declared native=False)"
     assert wanted - found == set(), "ops without a kernel"
 
@@ -41,6 +47,7 @@ def test_every_native_kernel_belongs_to_an_op_and_every_op_has_both(native):
 def test_every_op_has_a_numba_twin_and_every_twin_an_op():
     pytest.importorskip("numba")
     found, wanted = set(_dispatch.numba_kernels()), {row.name for row in ROWS if row.has_kernel}
+    wanted |= {name for row in ROWS for name in variants(row)}
     found -= {f"{name}{suffix}" for name in wanted for suffix in ("_bwd", "_bwd2")} - wanted  # made for every row
     assert found - wanted == set(), "twins without an op (or of an op declared native=False)"
     assert wanted - found == set(), "ops without a twin"

@@ -6,6 +6,7 @@
 
 #ifndef GENERANT_PARTIAL
 #include "micro.h"
+#include "micro_runs.h"
 
 namespace generant::GENERANT_NAMESPACE {
 

@@ -49,6 +49,7 @@ class Row(Op):
         self.check: Callable | None = options["check"]
         self.choices: dict[str, tuple[str, ...]] = options["choices"]
         self.float32_only: dict[str, str] = options["float32_only"]
+        self.variants: dict[str, str] = options["variants"]
         self.dtypes = ("float32",) if options["single"] else ("float32", "float64")
         self.sizes, self.cases, self.domain = options["sizes"], options["attrs"], options["domain"]
         self.caches: int = options["caches"]
@@ -74,6 +75,10 @@ class Row(Op):
     def _first_run_all(self, *args: Any, **attrs: Any) -> tuple:
         self._choose()
         return self.run_all(*args, **attrs)
+
+    def kernel_name(self, attrs: dict[str, Any]) -> str:
+        """The kernel that serves these attributes."""
+        return "_".join([self.name, *(value for name, value in self.variants.items() if attrs[name] == value)])
 
     def implementation(self) -> str:
         """The backend that serves this op here: native, numba or definition."""
@@ -111,7 +116,7 @@ class Row(Op):
 
         def prepare(xs: tuple, attrs: dict) -> tuple:
             plan = self.plan(xs, attrs, every)
-            kernel = kernels[f"{self.name}.{'f32' if plan.dtype == np.float32 else 'f64'}"]
+            kernel = kernels[f"{self.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"]
             outs = tuple(None if o is None else (DTYPE_NUMBER[o[0]], o[1]) for o in plan.outputs)
             return kernel, outs, tuple(self._encode(plan.attrs))
 
@@ -186,7 +191,7 @@ class Row(Op):
         outs = tuple([None if o is None else np.empty(o[1], o[0]) for o in plan.outputs])
         twins: Any = _dispatch.numba_kernels()
         xs = xs + (None,) * (self.n_arrays - len(xs))
-        twins[self.name](*xs, *outs, *plan.attrs.values())
+        twins[self.kernel_name(plan.attrs)](*xs, *outs, *plan.attrs.values())
         return outs
 
     def _run_definition(self, every: bool, xs: tuple, attrs: dict) -> tuple:
@@ -328,6 +333,7 @@ def op(
     domain: dict[str, str] | None = None,
     choices: dict[str, tuple[str, ...]] | None = None,
     float32_only: dict[str, str] | None = None,
+    variants: dict[str, str] | None = None,
     single: bool = False,
     derive: Callable | None = None,
     shape: Callable | None = None,
@@ -342,6 +348,7 @@ def op(
 
     spec: see _spec.py. sizes, attrs, domain: what the generated tests run it on (domain: argument -> "positive", ...).
     choices: the values of string attributes; float32_only: the ones of them that float64 arrays cannot have;
+    variants: the one of them that a kernel of its own serves, which is called op_value;
     single: there is no kernel for float64 at all.
     derive(dims, attrs) -> sizes of output letters no input carries; shape(shapes, attrs) -> output shapes, where
     letters cannot say it; both may raise on bad sizes and attributes. check(*arrays, **attrs) raises on bad values.
@@ -353,8 +360,8 @@ def op(
     def declare(definition: Callable) -> Row:
         row = Row(
             definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {},
-            float32_only=float32_only or {}, single=single, derive=derive, shape=shape, check=check, caches=caches,
-            effects=effects, keep=keep, native=native, composite=composite,
+            float32_only=float32_only or {}, variants=variants or {}, single=single, derive=derive, shape=shape,
+            check=check, caches=caches, effects=effects, keep=keep, native=native, composite=composite,
         )
         TABLE[row.name] = row
         return row

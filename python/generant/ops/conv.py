@@ -8,6 +8,8 @@ channel o sees the c / groups input channels of its own group only.
 
 Kernels sum every element in an order that depends on its own sample alone, so a sample of a result does not depend on
 the batch it came in, nor on the number of threads.
+
+precision="bf16" is in conv_bf16.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 from . import activation as _activation
 from ._table import bilinear_triple, op, rule
 from .arithmetic import add
+from .conv_bf16 import PRECISION, PRECISIONS, rounded
 from .layout import reshape
 from .matmul import ACTIVATIONS
 from .reduce import sum_to
@@ -161,7 +164,7 @@ SIZES = [
     _case(2, (4, 5), 13, (3, 3), 2, padding=1),
     _case(1, (9, 11), 40, (3, 3), 21, stride=(1, 2), padding=1),
 ]
-CHOICES: dict[str, tuple[str, ...]] = {"algorithm": ALGORITHMS}
+CHOICES: dict[str, tuple[str, ...]] = {"algorithm": ALGORITHMS, "precision": PRECISIONS}
 
 
 @op(
@@ -170,6 +173,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"algorithm": ALGORITHMS}
     attrs=[{}, dict(algorithm="gemm")],
     choices=CHOICES,
     derive=_conv2d_sizes,
+    **PRECISION,
 )
 def conv2d(
     x: Any,
@@ -180,6 +184,7 @@ def conv2d(
     dilation: Any = (1, 1),
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """The cross-correlation of images with filters, which deep learning calls convolution:
     y[n, p, q, o] = sum over i, j, c of x[n, p * stride + i * dilation - top, q * stride + j * dilation - left, c]
@@ -202,7 +207,9 @@ def conv2d(
                    channels and outputs where its tiles fit, direct where there is such a kernel, else gemm.
     What does not suit a shape falls to the product. Winograd's intermediate sums may be 4e3 times the result, so where
     that overflows float32 it gives inf or NaN earlier than a product, and for all pixels of a tile.
+    precision: "float32" (that of the arrays) or "bf16": see conv_bf16.py.
     """
+    x, w = rounded(precision, x, w)
     return _conv2d(x, w, stride, padding, dilation, groups)
 
 
@@ -212,6 +219,7 @@ def conv2d(
     attrs=[{}, dict(algorithm="gemm")],
     choices=CHOICES,
     derive=_conv2d_dx_sizes,
+    **PRECISION,
 )
 def conv2d_dx(
     g: Any,
@@ -223,6 +231,7 @@ def conv2d_dx(
     dilation: Any = (1, 1),
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """The gradient of conv2d in x: every g[n, p, q, o] * w[i, j, c, o] added to the pixel that tap (i, j) read.
 
@@ -230,6 +239,7 @@ def conv2d_dx(
     With a stride every phase of the pixels meets its own taps only, so nothing is multiplied by inserted zeros.
     Raises ValueError as conv2d does, and if g is not what conv2d makes of that size.
     """
+    g, w = rounded(precision, g, w)
     c, border = w.shape[2] * groups, _border(padding)
     padded = _padded(np.zeros((g.shape[0], *size, c), g.dtype), padding)
     for i, j, patch in _taps(padded, w.shape[:2], g.shape[1:3], stride, dilation):
@@ -244,6 +254,7 @@ def conv2d_dx(
     attrs=[{}, dict(algorithm="gemm")],
     choices=CHOICES,
     derive=_conv2d_dw_sizes,
+    **PRECISION,
 )
 def conv2d_dw(
     x: Any,
@@ -255,6 +266,7 @@ def conv2d_dw(
     dilation: Any = (1, 1),
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """The gradient of conv2d in w: for every tap, the product of what it read with g, summed over all pixels.
 
@@ -262,6 +274,7 @@ def conv2d_dw(
     Pixels are summed in at most 16 groups, which take as much memory as filters up to 16 MiB together.
     Raises ValueError as conv2d does, and if g is not what conv2d makes with that kernel.
     """
+    x, g = rounded(precision, x, g)
     c, o = x.shape[3], g.shape[3]
     dw = np.zeros((*kernel, c // groups, o), x.dtype)
     for i, j, patch in _taps(_padded(x, padding), kernel, g.shape[1:3], stride, dilation):
@@ -286,6 +299,7 @@ bilinear_triple(
     attrs=[dict(activation=a) for a in ("identity", "silu", "leaky_relu")],
     choices={"activation": EPILOGUES, **CHOICES},
     derive=_conv2d_sizes,
+    **PRECISION,
     caches=1,
     keep="xy",
 )
@@ -301,6 +315,7 @@ def conv2d_act(
     dilation: Any = (1, 1),
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """activation(conv2d(x, w) + b + residual), bit-equal to the ops one after the other.
 
@@ -308,6 +323,7 @@ def conv2d_act(
     one of those of linear_act; the rest as in conv2d. Returns (n, p, q, o); `conv2d_act.all` also returns
     h = conv2d(x, w) + b + residual. The epilogue costs no pass of its own: it runs on results still in the cache.
     """
+    x, w = rounded(precision, x, w)
     h = _conv2d(x, w, stride, padding, dilation, groups)
     if b is not None:
         h = h + b
@@ -354,6 +370,7 @@ def _conv1d_sizes(dims: dict[str, Any], a: dict[str, Any]) -> dict[str, int]:
     attrs=[{}],
     choices=CHOICES,
     derive=_conv1d_sizes,
+    float32_only=PRECISION["float32_only"],
     native=False,
     composite=True,
 )
@@ -366,6 +383,7 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """conv2d of sequences, which are images of one row.
 
@@ -381,6 +399,7 @@ def conv1d(
         dilation=(1, dilation),
         groups=groups,
         algorithm=algorithm,
+        precision=precision,
     )
     return reshape(y, shape=(y.shape[0], *y.shape[2:]))
 
@@ -416,6 +435,7 @@ def _conv_transpose2d_sizes(dims: dict[str, Any], a: dict[str, Any]) -> dict[str
     attrs=[{}],
     choices=CHOICES,
     derive=_conv_transpose2d_sizes,
+    float32_only=PRECISION["float32_only"],
     native=False,
     composite=True,
 )  # fmt: skip
@@ -429,6 +449,7 @@ def conv_transpose2d(
     dilation: Any = (1, 1),
     groups: int = 1,
     algorithm: str = "auto",
+    precision: str = "float32",
 ) -> Any:
     """Transposed convolution: conv2d_dx used forwards, to enlarge images.
 
@@ -440,5 +461,6 @@ def conv_transpose2d(
     """
     size = _transposed_size(x.shape[1:3], w.shape[:2], stride, padding, output_padding, dilation)
     return conv2d_dx(
-        x, w, size=size, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm
-    )
+        x, w, size=size, stride=stride, padding=padding, dilation=dilation, groups=groups, algorithm=algorithm,
+        precision=precision,
+    )  # fmt: skip

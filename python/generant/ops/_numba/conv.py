@@ -119,24 +119,24 @@ def _geometry(stride, padding, dilation, groups):
 
 
 @kernel
-def conv2d(x, w, y, stride, padding, dilation, groups, algorithm):
+def conv2d(x, w, y, stride, padding, dilation, groups, algorithm, precision):
     _forward(x, w, y, _geometry(stride, padding, dilation, groups))
 
 
 @kernel
-def conv2d_dx(g, w, dx, size, stride, padding, dilation, groups, algorithm):
+def conv2d_dx(g, w, dx, size, stride, padding, dilation, groups, algorithm, precision):
     _gradient_x(g, np.ascontiguousarray(w.transpose(0, 1, 3, 2)), dx, _geometry(stride, padding, dilation, groups))
 
 
 @kernel
-def conv2d_dw(x, g, dw, kernel, stride, padding, dilation, groups, algorithm):
+def conv2d_dw(x, g, dw, kernel, stride, padding, dilation, groups, algorithm, precision):
     _gradient_w(x, g, dw, _geometry(stride, padding, dilation, groups))
 
 
 @kernel
-def conv2d_act(x, w, b, residual, y, h, activation, stride, padding, dilation, groups, algorithm):
+def conv2d_act(x, w, b, residual, y, h, activation, stride, padding, dilation, groups, algorithm, precision):
     h = y if h is None else h
-    conv2d(x, w, h, stride, padding, dilation, groups, algorithm)
+    conv2d(x, w, h, stride, padding, dilation, groups, algorithm, precision)
     if b is not None:
         h += b
     if residual is not None:

@@ -18,4 +18,4 @@ def group_norm_conv2d(
 ) -> None:  # fmt: skip
     u = np.empty_like(x)
     KERNELS["group_norm"](x, gain, bias, scale, shift, u, mean, rstd, groups, eps, activation)
-    KERNELS["conv2d_act"](u, w, b, residual, y, None, "identity", (1, 1), (1, 1, 1, 1), (1, 1), 1, "auto")
+    KERNELS["conv2d_act"](u, w, b, residual, y, None, "identity", (1, 1), (1, 1, 1, 1), (1, 1), 1, "auto", "float32")

@@ -123,6 +123,7 @@ constexpr int64_t kChunkPanels = 16;
 template <class T> struct AsTheyAre {
   using type = T;                                    // of an operand: as large as T
   static constexpr bool kKeyRows = true;             // the tiles' kRows for keys
+  static constexpr int kKeysAtOnce = 1;              // blocks are multiples of it
   static int64_t lines(int64_t k) { return k; }      // of a panel, for a product over k values
   static int64_t key_stride(int64_t, int64_t d) { return d; }
   static int64_t value_stride(int64_t e) { return e; }
@@ -151,7 +152,7 @@ template <class T, class Operands = AsTheyAre<T>> struct AttentionForward : Head
   int64_t key_stride, value_stride, per_worker, per_panel;
 
   AttentionForward(const Call& c, Carve& scratch) : Heads<T>(c, 0), out(::out<T>(c, 0)), lse(::out<T>(c, 1)) {
-    block = key_block<T>(s, d, e);
+    block = padded(key_block<T>(s, d, e), Operands::kKeysAtOnce);
     panels = ceil_div(t, W);
     serial = c.threads <= 1 || double(n * heads) * double(t) * double(s) * double(d + e) < 1e6;
     const int64_t workers = serial ? 1 : c.threads;
@@ -163,7 +164,7 @@ template <class T, class Operands = AsTheyAre<T>> struct AttentionForward : Head
     Carve one{scratch.base};
     keys = one.template take<Operand>((Operands::kKeyRows ? block : Operands::lines(d)) * key_stride);
     values = one.template take<Operand>(Operands::lines(block) * value_stride);
-    scores = one.template take<T>(padded(block > d ? block : d, 2) * W);
+    scores = one.template take<T>((block > d ? block : d) * W);
     state = one.template take<T>(group * per_panel);
     per_worker = one.used / int64_t(sizeof(T));
     scratch.used += one.used * workers;

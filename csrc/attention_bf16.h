@@ -12,6 +12,7 @@ struct AsPairs {
   using type = uint32_t;
   static constexpr int L = kLanes<float>, W = kTileCols<float>;
   static constexpr bool kKeyRows = false;
+  static constexpr int kKeysAtOnce = 2;
   static int64_t lines(int64_t k) { return pair_lines(k); }
   static int64_t key_stride(int64_t block, int64_t) { return padded(block, L); }
   static int64_t value_stride(int64_t e) { return padded(e, L); }

@@ -3,7 +3,10 @@
 Where scores are whole powers of two nothing is rounded, so the tiles are checked to float32's own error; elsewhere the
 reference is float64 on rounded operands, and the bounds are those of the documentation.
 
-Seen to fail: @
+Seen to fail: with weights truncated; with even and odd keys swapped; with row sums of even keys only, or not scaled
+down; with every block given the values of the first; with q off by 1/500; with keys not rounded in the definition; with
+blocks that depend on the batch or on the threads; with -inf - -inf; without a running maximum; with NaN weights set to
+0; with precision handed on to attention_bwd; with a rule that changes q; with float64 let through.
 """
 
 from __future__ import annotations

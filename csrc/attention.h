@@ -119,28 +119,52 @@ template <class T> inline void fetch(const T* from, int64_t begin, int64_t end, 
 
 constexpr int64_t kChunkPanels = 16;
 
-template <class T> struct AttentionForward : Heads<T> {
+// How the operands of both products are kept: as they are. attention_bf16.h has the other way.
+template <class T> struct AsTheyAre {
+  using type = T;                                    // of an operand: as large as T
+  static constexpr bool kKeyRows = true;             // the tiles' kRows for keys
+  static constexpr int kKeysAtOnce = 1;              // blocks are multiples of it
+  static int64_t lines(int64_t k) { return k; }      // of a panel, for a product over k values
+  static int64_t key_stride(int64_t, int64_t d) { return d; }
+  static int64_t value_stride(int64_t e) { return e; }
+  static void keys(int64_t rows, int64_t d, const T* from, int64_t ld, T* to, int64_t stride) {
+    copy_rows(rows, d, from, ld, to, stride);
+  }
+  static void values(int64_t rows, int64_t e, const T* from, int64_t ld, T* to, int64_t stride) {
+    copy_rows(rows, e, from, ld, to, stride);
+  }
+  // A panel of queries; there is room for d rows of it in `spare`.
+  static void query(int64_t d, const T* from, int64_t ld, int64_t lanes, T factor, T*, T* to) {
+    pack_panel<T>(d, from, ld, lanes, factor, to);
+  }
+  static void weights(T* scores, int64_t rows, const vec<T>* top, vec<T>* sum) { exponentials(scores, rows, top, sum); }
+};
+
+template <class T, class Operands = AsTheyAre<T>> struct AttentionForward : Heads<T> {
   static constexpr int L = kLanes<T>, W = kTileCols<T>;
+  using Operand = typename Operands::type;
   using Heads<T>::n, Heads<T>::t, Heads<T>::s, Heads<T>::heads, Heads<T>::d, Heads<T>::e;
   T *out, *lse;
   int64_t block, panels, group, chunks;
   bool serial;
-  T *keys, *values, *scores, *state;                 // of worker 0
-  int64_t per_worker, per_panel;
+  Operand *keys, *values;                            // of worker 0
+  T *scores, *state;                                 // likewise
+  int64_t key_stride, value_stride, per_worker, per_panel;
 
   AttentionForward(const Call& c, Carve& scratch) : Heads<T>(c, 0), out(::out<T>(c, 0)), lse(::out<T>(c, 1)) {
-    block = key_block<T>(s, d, e);
+    block = padded(key_block<T>(s, d, e), Operands::kKeysAtOnce);
     panels = ceil_div(t, W);
     serial = c.threads <= 1 || double(n * heads) * double(t) * double(s) * double(d + e) < 1e6;
     const int64_t workers = serial ? 1 : c.threads;
     group = least(panels, kChunkPanels);
     while (workers > 1 && group > 2 && n * heads * ceil_div(panels, group) < 4 * workers) group = ceil_div(group, 2);
     chunks = group > 0 ? ceil_div(panels, group) : 0;
-    per_panel = (d + e + 2) * W;
+    key_stride = Operands::key_stride(block, d), value_stride = Operands::value_stride(e);
+    per_panel = (Operands::lines(d) + e + 2) * W;
     Carve one{scratch.base};
-    keys = one.template take<T>(block * d);
-    values = one.template take<T>(block * e);
-    scores = one.template take<T>(block * W);
+    keys = one.template take<Operand>((Operands::kKeyRows ? block : Operands::lines(d)) * key_stride);
+    values = one.template take<Operand>(Operands::lines(block) * value_stride);
+    scores = one.template take<T>((block > d ? block : d) * W);
     state = one.template take<T>(group * per_panel);
     per_worker = one.used / int64_t(sizeof(T));
     scratch.used += one.used * workers;
@@ -173,11 +197,11 @@ template <class T> struct AttentionForward : Heads<T> {
 
   void chunk(int64_t sample, int64_t head, int64_t first, int64_t shift) const {
     const int64_t end = least(first + group, panels), rows = this->visible(least(end * W, t));
-    T *const kb = keys + shift, *const vb = values + shift;
+    Operand *const kb = keys + shift, *const vb = values + shift;
     for (int64_t j0 = 0; j0 < rows || j0 == 0; j0 += block) {
       const int64_t size = least(block, rows - j0), from = j0 * heads;
-      copy_rows(size, d, this->k + this->at(sample, s, head, d) + from * d, heads * d, kb, d);
-      copy_rows(size, e, this->v + this->at(sample, s, head, e) + from * e, heads * e, vb, e);
+      Operands::keys(size, d, this->k + this->at(sample, s, head, d) + from * d, heads * d, kb, key_stride);
+      Operands::values(size, e, this->v + this->at(sample, s, head, e) + from * e, heads * e, vb, value_stride);
       for (int64_t p = first; p < end; ++p) {
         fetch_next(sample, head, j0, rows, p - first, end - first);
         const int64_t seen = this->visible(least((p + 1) * W, t));
@@ -192,17 +216,19 @@ template <class T> struct AttentionForward : Heads<T> {
   void panel(int64_t sample, int64_t head, int64_t p, int64_t j0, int64_t size, bool last, T* mine,
              int64_t shift) const {
     const int64_t i0 = p * W, lanes = least(W, t - i0);
-    T *const query = mine, *const average = query + d * W, *const tops = average + e * W, *const sums = tops + W;
+    const int64_t lines = Operands::lines(d);
+    T *const average = mine + lines * W, *const tops = average + e * W, *const sums = tops + W;
     T* const score = scores + shift;
+    Operand *const query = reinterpret_cast<Operand*>(mine), *const weights = reinterpret_cast<Operand*>(score);
     const vec<T> none = broadcast(T(-__builtin_inf()));
     if (j0 == 0)
-      pack_panel<T>(d, this->q + this->at(sample, t, head, d) + i0 * heads * d, heads * d, lanes,
-                    T(this->scale * kLog2E), query);
+      Operands::query(d, this->q + this->at(sample, t, head, d) + i0 * heads * d, heads * d, lanes,
+                      T(this->scale * kLog2E), score, query);
     vec<T> old[2] = {none, none};
     if (j0 > 0) old[0] = load(tops), old[1] = load(tops + L);
 
     StoreMax<T> high{{old[0], old[1]}};
-    multiply<T, true>(size, d, keys + shift, d, query, W, score, W, high);
+    multiply<T, Operands::kKeyRows>(size, lines, keys + shift, key_stride, query, W, score, W, high);
     const T* bias = this->bias_of(sample, head);
     const bool meets = this->causal && j0 + size > i0 + 1;
     if (bias || meets) {
@@ -217,17 +243,18 @@ template <class T> struct AttentionForward : Heads<T> {
       for (int64_t i = i0; i < i0 + lanes; ++i)
         for (int64_t c = 0; c < e; c += 64 / int64_t(sizeof(T)))
           __builtin_prefetch(out + this->at(sample, t, head, e) + i * heads * e + c, 1);
-    exponentials(score, size, from, sum);
+    Operands::weights(score, size, from, sum);
+    const int64_t steps = Operands::lines(size);
     if (j0 == 0) {
       Store<T> f;
-      multiply<T, false>(e, size, values + shift, e, score, W, average, W, f);
+      multiply<T, false>(e, steps, values + shift, value_stride, weights, W, average, W, f);
     } else {
       ScaleAdd<T> f;
       for (int h = 0; h < 2; ++h) {
         f.factor[h] = exp2_negative(old[h] - from[h]);
         sum[h] = fma(load(sums + h * L), f.factor[h], sum[h]);
       }
-      multiply<T, false>(e, size, values + shift, e, score, W, average, W, f);
+      multiply<T, false>(e, steps, values + shift, value_stride, weights, W, average, W, f);
     }
     if (!last) {
       for (int h = 0; h < 2; ++h) store(tops + h * L, high.top[h]), store(sums + h * L, sum[h]);

@@ -7,9 +7,9 @@
 //
 // A product walks down a panel in tiles of kTileRows x kTileCols that stay in registers over the contracted index; what
 // becomes of a tile is up to the functor. Every element is one chain of fma from zero in rising index, whatever the tile.
+// Operands are numbers, or pairs of bfloat16 (gemm_bf16.h), whose `fma` is a dot product.
 #pragma once
-#include "gemm.h"
-#include "transpose.h"
+#include "gemm_bf16.h"
 
 namespace {
 
@@ -54,20 +54,22 @@ template <class T> struct Add {
   }
 };
 
+inline vf fma(pairs a, pairs b, vf c) { return dot_pairs(c, a, b); }
+
 // `count` tiles of MR rows each. kRows: a(i, p) = a[i * lda + p], else a[p * lda + i].
-template <class T, int MR, bool kRows, class F>
-__attribute__((noinline)) static void tiles(int64_t count, int64_t k, const T* __restrict a, int64_t lda,
-                                            const T* __restrict b, int64_t ldb, T* __restrict c, int64_t ldc, F& out) {
+template <class T, int MR, bool kRows, class A, class F>
+__attribute__((noinline)) static void tiles(int64_t count, int64_t k, const A* __restrict a, int64_t lda,
+                                            const A* __restrict b, int64_t ldb, T* __restrict c, int64_t ldc, F& out) {
   constexpr int L = kLanes<T>;
   F f = out;
   for (int64_t t = 0; t < count; ++t) {
     vec<T> acc[MR][2] = {};
-    const T *pa = a, *pb = b;
+    const A *pa = a, *pb = b;
     for (int64_t p = 0; p < k; ++p) {
-      const vec<T> b0 = load(pb), b1 = load(pb + L);
+      const vec<A> b0 = load(pb), b1 = load(pb + L);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; ++i) {
-        const vec<T> av = broadcast(kRows ? pa[i * lda] : pa[i]);
+        const vec<A> av = broadcast(kRows ? pa[i * lda] : pa[i]);
         acc[i][0] = fma(av, b0, acc[i][0]);
         acc[i][1] = fma(av, b1, acc[i][1]);
       }
@@ -81,8 +83,8 @@ __attribute__((noinline)) static void tiles(int64_t count, int64_t k, const T* _
   out = f;
 }
 
-template <class T, bool kRows, class F>
-static void tiles_of(int64_t rows, int64_t count, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
+template <class T, bool kRows, class A, class F>
+static void tiles_of(int64_t rows, int64_t count, int64_t k, const A* a, int64_t lda, const A* b, int64_t ldb, T* c,
                      int64_t ldc, F& out) {
 #define GENERANT_ROWS_(r) case r: return tiles<T, r, kRows>(count, k, a, lda, b, ldb, c, ldc, out);
   switch (rows) {
@@ -96,8 +98,8 @@ static void tiles_of(int64_t rows, int64_t count, int64_t k, const T* a, int64_t
 }
 
 // One panel: out(c[m][kTileCols], a b) with a (m, k) and b (k, kTileCols). Tiles differ by at most one row.
-template <class T, bool kRows, class F>
-static void multiply(int64_t m, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
+template <class T, bool kRows, class A, class F>
+static void multiply(int64_t m, int64_t k, const A* a, int64_t lda, const A* b, int64_t ldb, T* c, int64_t ldc,
                      F& out) {
   if (m == 0) return;
   const int64_t count = ceil_div(m, kTileRows), rows = m / count, larger = m % count;

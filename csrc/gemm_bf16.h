@@ -17,10 +17,13 @@
 
 namespace {
 
-typedef uint32_t pairs __attribute__((vector_size(kVectorBytes)));     // kLanes<float> pairs; low half: even k
-typedef uint32_t unaligned_pairs __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-inline pairs load_pairs(const uint32_t* p) { return *reinterpret_cast<const unaligned_pairs*>(p); }
-inline void store_pairs(uint32_t* p, pairs v) { *reinterpret_cast<unaligned_pairs*>(p) = v; }
+template <> struct VecOf<uint32_t> {
+  typedef uint32_t type __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+};
+using pairs = vec<uint32_t>;                         // kLanes<float> pairs; low half: even k
+inline pairs load_pairs(const uint32_t* p) { return load(p); }
+inline void store_pairs(uint32_t* p, pairs v) { store(p, v); }
 
 constexpr int64_t kPairsDepth = 2 * kDepth;          // k per block: as many bytes as a block of gemm.h; decides bits
 constexpr int kPairsCols = kTileCols<float>, kPairsStride = kTileStride<float>;
@@ -46,7 +49,16 @@ inline pairs round_bf16(vf x) {
   const pairs up = u + 0x7fffu + ((u >> 16) & 1u);
   return (pairs)((vmask<float>)(x != x) ? (vmask<float>)(u | 0x400000u) : (vmask<float>)up);
 }
+#if defined(__AVX512BF16__)
+inline pairs pair_of(vf even, vf odd) {
+  typedef uint16_t words __attribute__((vector_size(64)));
+  constexpr words order = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (pairs)_mm512_permutexvar_epi16((__m512i)order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+#else
 inline pairs pair_of(vf even, vf odd) { return (round_bf16(even) >> 16) | (round_bf16(odd) & 0xffff0000u); }
+#endif
 
 // A line is what one step of the dot product takes of every row or column; kDotSteps of them are a line of pairs.
 inline void put_pairs(uint32_t* line, int64_t width, pairs v) {

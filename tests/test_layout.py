@@ -135,7 +135,7 @@ ISAS = ("base", "avx2", "avx512", "avx512bf16")
 def objects(isa):
     """The object files of an instruction set; of avx512bf16 those with bfloat16 products only."""
     found = sorted(Path(str(BUILD)).resolve().glob(f"CMakeFiles/kernels_{isa}.dir/csrc/cpu/*.o"))
-    sources = [p for p in (CSRC / "cpu").glob("*.cpp") if isa != "avx512bf16" or "gemm_bf16.h" in p.read_text()]
+    sources = [p for p in (CSRC / "cpu").glob("*.cpp") if isa != "avx512bf16" or "_bf16.h" in p.read_text()]
     assert [p.name.removesuffix(".o") for p in found] == sorted(p.name for p in sources)
     return found
 

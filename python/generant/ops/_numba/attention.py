@@ -1,10 +1,16 @@
-"""Numba twins of attention and its gradients: one query at a time against all keys of its head, in float64."""
+"""Numba twins of attention and its gradients: one query at a time against all keys of its head, in float64.
+
+For "bf16" operands are rounded before, and the weights of a query between its two products.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ._kernel import jit, kernel
+from .matmul import _rounded
+
+LOG2E = 1.4426950408889634
 
 
 @jit
@@ -21,10 +27,10 @@ def _scores(query, keys, bias, last, scale, score):
 
 
 @jit
-def _forward(q, k, v, bias, out, lse, causal, scale):
+def _forward(q, k, v, bias, out, lse, causal, scale, rounds):
     n, t, heads, _ = q.shape
     s, e = k.shape[1], v.shape[3]
-    score, average = np.empty(s), np.empty(e)
+    score, average, weights = np.empty(s), np.empty(e), np.empty((1, s), np.float32)
     for i in range(n):
         for h in range(heads):
             for r in range(t):
@@ -33,10 +39,14 @@ def _forward(q, k, v, bias, out, lse, causal, scale):
                 total = 0.0
                 average[:] = 0
                 for j in range(last):
-                    p = np.exp(score[j] - (top if top != -np.inf else 0.0))
-                    total += p
+                    score[j] = np.exp(score[j] - (top if top != -np.inf else 0.0))
+                    total += score[j]
+                if rounds:
+                    weights[0, :last] = score[:last]
+                    score[:last] = _rounded(weights)[0, :last]
+                for j in range(last):
                     for c in range(e):
-                        average[c] += p * v[i, j, h, c]
+                        average[c] += score[j] * v[i, j, h, c]
                 lse[i, h, r] = top + np.log(total) if total != 0 else -np.inf
                 for c in range(e):
                     out[i, r, h, c] = average[c] / total if total != 0 else 0.0
@@ -80,10 +90,18 @@ def _scale_of(scale, q):
     return 1 / max(q.shape[3], 1) ** 0.5 if scale is None else float(scale)
 
 
+def _rounded_heads(x):
+    return _rounded(x.reshape(-1, 1)).reshape(x.shape)
+
+
 @kernel
-def attention(q, k, v, bias, out, lse, causal, scale):
+def attention(q, k, v, bias, out, lse, causal, scale, precision):
     lse = np.empty((q.shape[0], q.shape[2], q.shape[1]), q.dtype) if lse is None else lse
-    _forward(q, k, v, _bias_of_every_head(bias, q, k), out, lse, causal, _scale_of(scale, q))
+    scale, rounds = _scale_of(scale, q), precision == "bf16"
+    if rounds:
+        q, k, v = (_rounded_heads(x) for x in (q * q.dtype.type(scale * LOG2E), k, v))
+        scale = 1 / LOG2E
+    _forward(q, k, v, _bias_of_every_head(bias, q, k), out, lse, causal, scale, rounds)
 
 
 @kernel

@@ -16,10 +16,7 @@ namespace {
 struct Pair {
   uint32_t bits;
 };
-template <> struct VecOf<Pair> {
-  typedef pairs type;
-  typedef unaligned_pairs unaligned;
-};
+template <> struct VecOf<Pair> : VecOf<uint32_t> {};
 inline pairs broadcast(Pair x) { return x.bits - pairs{}; }
 inline vf multiply_add(pairs a, pairs b, vf acc) { return dot_pairs(acc, a, b); }
 

@@ -138,6 +138,16 @@ def test_modulation_may_be_left_out_under_differentiation(n_given):
         np.testing.assert_allclose(a, b, atol=1e-12 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("eps", [-1e-5, float("nan")])
+def test_eps_is_checked_for_every_norm(eps):
+    x, v = np.ones((2, 4), np.float32), np.ones(4, np.float32)
+    for norm, more in ((ops.layer_norm, (v,)), (ops.batch_norm, (v,)), (ops.rms_norm, ())):
+        with pytest.raises(ValueError, match=f"{norm.__name__}: eps must be at least 0"):
+            norm(x, v, *more, eps=eps)
+    with pytest.raises(ValueError, match="group_norm: eps must be at least 0"):
+        ops.group_norm(x, v, v, groups=2, eps=eps)
+
+
 def test_errors_name_the_groups():
     x, v, m = np.ones((2, 3, 6), np.float32), np.ones(6, np.float32), np.ones((2, 2), np.float32)
     with pytest.raises(ValueError, match="group_norm: groups is 4, wanted a divisor of the 6 channels of x"):

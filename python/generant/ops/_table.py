@@ -242,6 +242,8 @@ class Row(Op):
         for p in self.keywords:
             if (isinstance(p.default, tuple) or p.name == "shape") and isinstance(given[p.name], (int, float)):
                 given[p.name] = (given[p.name],)
+        if "eps" in given and not given["eps"] >= 0:
+            raise ValueError(f"{self.name}: eps must be at least 0, got {given['eps']}")
         dtype = self.spec.float_type(arrays)
         if "dtype" in given:
             dtype = _float_dtype(self.name, given.pop("dtype"))

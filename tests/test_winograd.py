@@ -63,7 +63,8 @@ def test_every_variant_agrees_on_awkward_sizes(shape, kernel, algorithm, padding
 def test_the_documented_error_bounds(channels):
     """Those of conv2d's docstring, for filters of unit gain."""
     bounds = {"winograd4": (1.2e-6, 2e-5), "winograd2": (8e-7, 1.3e-5), "gemm": (4e-7, 5e-6)}
-    for kernel, algorithm in ((3, "winograd4"), (3, "winograd2"), (4, "winograd4"), (3, "gemm"), (4, "gemm")):
+    products = [(3, "gemm"), (4, "gemm")] if not not_native() else []  # the others sum in one chain
+    for kernel, algorithm in ((3, "winograd4"), (3, "winograd2"), (4, "winograd4"), *products):
         x, f, geometry = problem(1, 16, 16, channels, 32, kernel, (1, 1, 1, 1))
         for got, exact in passes(x, f, geometry, algorithm):
             rms, most = errors(got, exact)

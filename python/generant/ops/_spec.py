@@ -113,7 +113,7 @@ class Spec:
         for letter, n in pairs:
             wanted = int(letter) if letter.isdigit() else dims.setdefault(letter, n)
             if wanted != n and letter.isdigit():
-                raise ValueError(f"{self.op}: {term.name} must have shape ({', '.join(letters)}), got {tuple(shape)}")
+                raise ValueError(f"{self.op}: {term.name} must have shape ({' '.join(letters)}), got {tuple(shape)}")
             if wanted != n:
                 raise ValueError(
                     f"{self.op}: {letter} is {wanted} but {term.name} has {letter} = {n} ({self._shapes(arrays)})"

@@ -195,8 +195,9 @@ def conv2d(
     p = (h + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Time O(n p q kh kw c o / groups).
     Raises ValueError for attributes out of range, channels that do not fit, a filter larger than the padded input.
 
-    algorithm, the same for the gradients; errors are those of float32 results with filters of unit gain, relative to
-    their root mean square (rms; at most). All but the result is scratch that does not grow with the batch:
+    algorithm, the same for the gradients; errors are those of the native float32 kernels with filters of unit gain,
+    relative to the root mean square of the result (rms; at most); the Numba twin of gemm sums in one chain and may
+    exceed them. All but the result is scratch that does not grow with the batch:
       "gemm"       implicit matrix product (the plain one for 1x1): 4e-7; 5e-6. Packed filters, a window per thread.
       "direct"     lanes along the channels, for depthwise filters and at most four outputs: as gemm.
       "winograd4"  F(4x4, 3x3) for 3x3 filters with stride 1, F(4x4, 2x2) of every phase for 4x4 with stride 2, in

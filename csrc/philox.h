@@ -272,7 +272,7 @@ template <> struct Generator<double> {
 // kBlock<T>, and the range does not cross a multiple of 2^34 (where the upper counter word would change).
 template <class T, class Draw, class F>
 inline void generate(const uint64_t* key, int64_t begin, int64_t end, F&& f) {
-  constexpr int B = 2, N = kLanes<T>;
+  constexpr int B = sizeof(T) == 4 ? 2 : 1, N = kLanes<T>;  // blocks at once; of doubles one has two chains already
   const Generator<T> g(key, begin);
   int64_t e = begin;
   vec<T> z[B][4];

@@ -1,117 +1,193 @@
-"""Schedules, samplers and the EDM objective against closed forms.
+"""Plans as tables, the loop that runs them, predictions, and EDM's preconditioning and loss.
 
-Data that is Gaussian has a denoiser in closed form, D = d^2 / (d^2 + s^2) x, and its equation is solved by
-x(s) = x(s0) sqrt((d^2 + s^2) / (d^2 + s0^2)): every sampler must converge to that at its stated order.
-Seen to fail: with Heun's correction halved, with the 2M ratio inverted, with c_in missing from the target.
+Seen to fail: with c_noise left out of to_dict, with the rescaled coefficient of an earlier x not scaled, with the noise
+of every sample from the first key, with the clip taken off, with guidance weights exchanged.
 """
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from generant import diffusion, nn, ops
+from generant import diffusion, nn, ops, random
+from generant.diffusion.plan import Plan, Stage, alpha_of, checked_levels, rescaled
+from generant.diffusion.predictions import PREDICTIONS, conversion
+from generant.diffusion.samplers import SAMPLERS, flow_rk4
+from generant.diffusion.sampling import Stepper
 from generant.random import Stream, key
 
-
-def test_karras_sigmas_are_the_formula():
-    sigmas = diffusion.karras_sigmas(18, sigma_min=0.002, sigma_max=80.0, rho=7.0)
-    assert sigmas.dtype == np.float64 and sigmas.shape == (19,)
-    assert sigmas[0] == 80.0 and sigmas[-2] == 0.002 and sigmas[-1] == 0.0
-    assert (np.diff(sigmas) < 0).all()
-    middle = (80 ** (1 / 7) + 9 / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    assert sigmas[9] == pytest.approx(middle, rel=1e-14)
-    np.testing.assert_array_equal(diffusion.karras_sigmas(1, sigma_max=3.0), [3.0, 0.0])
+LEVELS = [5.0, 2.0, 0.7, 0.3, 0.1, 0.0]
+PLANS = [*(sampler(LEVELS) for sampler in SAMPLERS.values()), flow_rk4([1.0, 0.6, 0.2, 0.0])]
 
 
-@pytest.mark.parametrize(
-    ("n", "options", "message"),
-    [
-        (0, {}, "n must be at least 1"),
-        (5, {"sigma_min": 0.0}, "0 < sigma_min"),
-        (5, {"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min <= sigma_max"),
-        (5, {"sigma_max": np.inf}, "sigma_min <= sigma_max"),
-        (5, {"rho": 0.0}, "rho must be positive"),
-    ],
-)
-def test_karras_sigmas_refuses(n, options, message):
-    with pytest.raises(ValueError, match=message):
-        diffusion.karras_sigmas(n, **options)
+def denoise(x, sigma):
+    return np.tanh(x) * (1 - 0.05 * sigma)
 
 
-def levels(grid: str, n: int) -> np.ndarray:
-    """n noise levels from 20 to 0.05; the last step, to 0, is left out because it is Euler for all samplers."""
-    if grid == "karras":
-        return diffusion.karras_sigmas(n, sigma_min=0.05, sigma_max=20.0)[:-1]
-    steps = np.where(np.arange(n - 1) % 2, 1.0, 3.0)  # in log sigma, alternately short and long
-    return 20.0 * (0.05 / 20.0) ** (np.append(0.0, np.cumsum(steps)) / steps.sum())
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p.name)
+def test_plans_are_stored_and_printed(plan):
+    again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan and hash(again) == hash(plan)
+    for one, other in zip(again.stages, plan.stages, strict=True):
+        np.testing.assert_array_equal(one.c_noise, other.c_noise)
+        np.testing.assert_array_equal((one.time, *one.span), (other.time, *other.span))
+    text = str(plan).splitlines()
+    assert plan.name in text[0] and len(text) == len(plan) + 3 and repr(plan).startswith(f"Plan('{plan.name}'")
+    assert plan.evaluations == sum(stage.call for stage in plan.stages)
+    assert len(plan.sigmas) == len(plan) + 1 and plan.initial[1] == plan.sigmas[0]
 
 
-def gaussian_error(sampler, sigmas: np.ndarray, d: float = 0.7) -> float:
-    """Largest relative error at the last noise level, on Gaussian data."""
-    x = np.random.default_rng(0).standard_normal((50, 3)) * 20.0
-    exact = x * np.sqrt((d**2 + sigmas[-1] ** 2) / (d**2 + sigmas[0] ** 2))
-    got = diffusion.sample(lambda x, s: x * (d**2 / (d**2 + s**2)), x, sampler(sigmas))
-    return float(np.abs(got / exact - 1).max())
+@pytest.mark.parametrize("form", ["vp", "flow"])
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_a_rescaled_plan_runs_the_same_samples(name, form):
+    """x of another form is alpha times x of this one, at every stage, noise included."""
+    plan, keys = SAMPLERS[name](LEVELS), random.split(1, 3)
+    x = random.normal(key(2), (3, 4), "float64") * LEVELS[0]
+    kept: list = []
+    end = diffusion.sample(denoise, x, plan, keys=keys, callback=lambda i, h: kept.append(h))
+    other = rescaled(plan, form)
+    alpha = other.initial[0]
+    assert alpha == pytest.approx(alpha_of(form, LEVELS[0]))
+    network = lambda x, sigma: denoise(x / level_alpha(form, sigma), sigma / level_alpha(form, sigma))
+    got = diffusion.sample(network, x * alpha, other, keys=keys)
+    np.testing.assert_allclose(got, end * other.final[0], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("grid", ["karras", "uneven"])
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
-def test_samplers_converge_at_their_order(name, order, grid):
-    errors = [gaussian_error(diffusion.SAMPLERS[name], levels(grid, n)) for n in (161, 321, 641)]
-    slopes = -np.diff(np.log2(errors))
-    assert slopes == pytest.approx([order, order], abs=0.12), (errors, slopes)
+def level_alpha(form, sigma):
+    return np.sqrt(1 - sigma**2) if form == "vp" else 1 - sigma
 
 
-def test_heun_is_the_textbook_step():
-    s, t = 3.0, 1.2
-    x = np.random.default_rng(1).standard_normal((4, 5)) * s
-    denoise = lambda x, sigma: np.tanh(x) * (1 - 0.1 * sigma)
-    slope = (x - denoise(x, s)) / s
-    euler = x + (t - s) * slope
-    expected = x + (t - s) * (slope + (euler - denoise(euler, t)) / t) / 2
-    np.testing.assert_allclose(diffusion.sample(denoise, x, diffusion.heun([s, t])), expected, rtol=1e-12)
+def test_plans_refuse_what_is_no_plan():
+    good = Stage(1.0)
+    for stages, options, message in (
+        ([], {}, "has no stages"),
+        ([good], {"form": "xx"}, "form must be one of ve, vp, flow"),
+        ([Stage(np.nan)], {}, "stage 0 of it has a coefficient that is not finite"),
+        ([good, good._replace(terms=(("h", 2, 1.0),))], {}, "looks back on h of 2 stages ago"),
+        ([good._replace(terms=(("h", 1, 1.0),))], {}, "looks back on h of 1 stages ago"),
+        ([good] * 5 + [good._replace(terms=tuple(("h", k % 4 + 1, 1.0) for k in range(5)))], {}, "at most 4"),
+        ([good, good._replace(terms=(("D", 1, 1.0),))], {}, "looks back on D"),
+    ):
+        with pytest.raises(ValueError, match=f"Plan: .*{message}"):
+            Plan("it", stages, final=(1, 0), **options)
+    plan = Plan("it", [good], final=(1, 0))
+    with pytest.raises(AttributeError, match="immutable"):
+        plan.name = "other"
+    for data in ({}, {"name": "x", "stages": 3}, {**plan.to_dict(), "stages": [{"sigma": 1}]}):
+        with pytest.raises(ValueError, match="does not describe a plan"):
+            Plan.from_dict(data)
+    with pytest.raises(ValueError, match="is in form 'vp' already"):
+        rescaled(rescaled(plan, "vp"), "flow")
 
 
-def test_dpmpp_2m_is_the_textbook_step():
-    """Lu et al. (2022), algorithm 2, in lambda = -log sigma. An inverted ratio would keep the order."""
-    r, s, t = 3.0, 1.2, 0.9
-    x = np.random.default_rng(1).standard_normal((4, 5)) * r
-    denoise = lambda x, sigma: np.tanh(x) * (1 - 0.1 * sigma)
-    first = denoise(x, r)
-    middle = s / r * x + (1 - s / r) * first
-    h, before = np.log(s / t), np.log(r / s)
-    d = denoise(middle, s) + h / (2 * before) * (denoise(middle, s) - first)
-    expected = t / s * middle - np.expm1(-h) * d
-    np.testing.assert_allclose(diffusion.sample(denoise, x, diffusion.dpmpp_2m([r, s, t])), expected, rtol=1e-12)
+@pytest.mark.parametrize(("sigmas", "message"), [
+    ([1.0], r"at least 2 noise levels, got shape \(1,\)"), ([[2.0, 1.0]], r"got shape \(1, 2\)"),
+    ([np.nan, 0.0], r"sigmas\[0\] = nan"), ([2.0, np.inf, 1.0], r"sigmas\[1\] = inf"),
+    ([1.0, 1.0], r"fall strictly, got sigmas\[0\] = 1.0 and sigmas\[1\] = 1.0"),
+    ([2.0, -1.0], "at or above 0, got -1.0"),
+])  # fmt: skip
+def test_bad_levels_are_named(sigmas, message):
+    with pytest.raises(ValueError, match="it: sigmas must .*" + message):
+        checked_levels("it", sigmas)
+    for name, sampler in SAMPLERS.items():
+        with pytest.raises(ValueError, match=f"{name}: "):
+            sampler(sigmas)
 
 
-def test_calls_and_last_step():
-    sigmas = diffusion.karras_sigmas(10)
-    assert [len(f(sigmas)) for f in (diffusion.euler, diffusion.heun, diffusion.dpmpp_2m)] == [10, 19, 10]
-    seen = []
-    x = np.ones((2, 3))
-    for name in diffusion.SAMPLERS:  # the last step returns D itself
-        out = diffusion.sample(lambda x, s: x * 0 + 0.25, x * 80, diffusion.SAMPLERS[name](sigmas))
-        np.testing.assert_allclose(out, 0.25, rtol=1e-12)
-    diffusion.sample(lambda x, s: x * 0, x, diffusion.euler(sigmas), callback=lambda i, d: seen.append((i, d.shape)))
-    assert seen == [(i, (2, 3)) for i in range(10)]
+# ---- running them ----
 
 
-def test_clip_bounds_the_denoised():
-    seen = []
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_a_sample_does_not_know_its_batch(name):
+    plan, keys = SAMPLERS[name](LEVELS), random.split(7, 5)
+    x = diffusion.initial_noise(plan, keys, (2, 3))
+    whole = diffusion.sample(denoise, x, plan, keys=keys)
+    for part in (slice(0, 2), slice(2, 5), slice(4, 5)):
+        alone = diffusion.initial_noise(plan, keys[part], (2, 3))
+        np.testing.assert_array_equal(alone, x[part])
+        np.testing.assert_array_equal(diffusion.sample(denoise, alone, plan, keys=keys[part]), whole[part])
+    assert whole.dtype == np.float32
+
+
+def test_keys_may_be_seeds():
+    plan, x = SAMPLERS["euler_ancestral"](LEVELS), np.ones((3, 2))
+    run = lambda keys: diffusion.sample(denoise, x, plan, keys=keys)
+    np.testing.assert_array_equal(run(5), run(random.split(random.key(5), 3)))
+    np.testing.assert_array_equal(run(random.key(5)), run(5))
+    assert (run(5) != run(6)).all() and (run(5)[0] != run(5)[1]).all()
+
+
+def test_noise_may_come_from_elsewhere():
+    """What stands for independent numbers: an object with normal(shape, dtype); a Brownian path."""
+    plan, x = SAMPLERS["euler_ancestral"](LEVELS), np.ones((2, 2), np.float32)
+
+    class Same:
+        def normal(self, shape, dtype):
+            return np.full(shape, 0.5, dtype)
+
+    got, expected = diffusion.sample(denoise, x, plan, noise=Same()), x
+    for s in plan.stages:
+        expected = s.c_x * expected + s.c_d * denoise(expected, s.sigma) + s.c_noise * 0.5
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert np.isfinite(diffusion.sample(denoise, x, plan, keys=1, noise="bridge")).all()
+
+
+def test_edit_callback_and_bounds():
+    plan, seen = SAMPLERS["heun"]([4.0, 1.0, 0.0]), []
     diffusion.sample(
-        lambda x, s: x * 5, np.full((2, 3), 4.0), diffusion.heun([4.0, 1.0, 0.0]), clip=0.5,
-        callback=lambda i, d: seen.append(float(np.abs(d).max())),
+        lambda x, s: x * 5, np.full((2, 3), 4.0), plan, clip=0.5, callback=lambda i, h: seen.append(np.abs(h).max())
     )
     assert seen == [0.5, 0.5, 0.5]
+    steps: list = []
+    end = diffusion.sample(denoise, np.ones((2, 3)), plan, callback=lambda i, h: steps.append(i) or i == 1)
+    assert steps == [0, 1] and end.shape == (2, 3)
+    fixed = diffusion.sample(denoise, np.ones((2, 3)), plan, edit=lambda i, x: np.full_like(x, i))
+    np.testing.assert_array_equal(fixed, 2.0)
+    bounded = diffusion.sample(lambda x, s: x * 0 + 3.0, np.ones((2, 9)), plan, threshold=0.9, threshold_max=2.0)
+    np.testing.assert_allclose(bounded, 1.0)  # 3, clipped to 2 and divided by it
 
 
-@pytest.mark.parametrize("sigmas", [[1.0], [[2.0, 1.0]], [1.0, 2.0], [1.0, 1.0], [2.0, -1.0], [np.nan, 0.0]])
-@pytest.mark.parametrize("name", list(diffusion.SAMPLERS))
-def test_samplers_refuse_bad_levels(name, sigmas):
-    with pytest.raises(ValueError, match="sigmas must be"):
-        diffusion.SAMPLERS[name](sigmas)
+def test_guided_stages_are_their_formula():
+    x, p, u = (random.normal(key(i), (2, 6), "float64") for i in range(3))
+    plan = SAMPLERS["euler"]([2.0, 1.0])
+    got, _ = Stepper(plan, prediction="epsilon").step(0, x, p, u, weight=3.0)
+    guided = u + 3 * (p - u)
+    np.testing.assert_allclose(got, x - guided, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"noise": "brown"}, "noise must be one of independent, bridge, or have normal"), ({}, "keys is None; give a seed"),
+    ({"keys": np.zeros((2, 2))}, "keys must be 3 x 2 uint64"), ({"keys": -1}, "random_state must lie in"),
+    ({"keys": 1, "prediction": "noise"}, "prediction must be one of denoised, epsilon"),
+    ({"keys": 1, "clip": 1.0, "threshold": 0.9}, "only one of them can bound D"),
+])  # fmt: skip
+def test_sample_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        diffusion.sample(denoise, np.ones((3, 2)), SAMPLERS["euler_ancestral"](LEVELS), **options)
+
+
+@pytest.mark.parametrize("prediction", list(PREDICTIONS))
+@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 2.0), (0.6, 0.8), (0.3, 0.7)])
+def test_conversions_find_the_data(prediction, alpha, sigma):
+    data, noise = 1.7, -0.4
+    x = alpha * data + sigma * noise
+    said = {
+        "denoised": data, "epsilon": noise, "v": alpha * noise - sigma * data, "flow": noise - data,
+        "score": -noise / sigma,
+    }[prediction]  # fmt: skip
+    a_x, a_p = conversion(prediction, alpha, sigma)
+    assert a_x * x + a_p * said == pytest.approx(data, rel=1e-12)
+
+
+def test_conversions_refuse_what_cannot_be():
+    with pytest.raises(ValueError, match="'epsilon' says nothing about the data where alpha is 0"):
+        conversion("epsilon", 0.0, 1.0)
+    assert conversion("v", 0.0, 1.0) == (0.0, -1.0)
+
+
+# ---- EDM ----
 
 
 def test_pair_has_unit_variance_and_is_the_definition():

@@ -155,7 +155,7 @@ def test_fit_names_the_count_and_first_place_of_bad_values(value):
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"sampler": "rk45"}, ValueError, "sampler is 'rk45', wanted one of euler, heun, dpmpp_2m"),
+        ({"sampler": "rk45"}, ValueError, "sampler is 'rk45', wanted one of euler, heun, dpm2"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
         ({"batch_size": 1.5}, TypeError, "batch_size must be an integer, got float"),
         ({"width": -1}, ValueError, "width must be at least 1"),

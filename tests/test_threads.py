@@ -20,6 +20,7 @@ import pytest
 import generant
 from generant import ops
 from generant.ops import _dispatch
+from generant.random import split
 
 
 def normal(*shape, dtype="float32", stream=0):
@@ -45,11 +46,16 @@ def inputs(dtype="float32"):
         image=normal(64, 3, 33, 31, dtype=dtype),
         alpha=np.linspace(0.1, 1, 64, dtype=dtype),
         key=np.array([7, 11], np.uint64),
+        keys=split(7, 64),
         step=np.zeros(1, np.int64),
         rate=np.array([0.9]),
-        coef=np.array([0.3, 0.6, 0.9, 0.2, 0.1, -0.2, 0.05, 0.4]),
+        coef=np.array([0.3, 0.6, 0.4, 0.9, 0.2, 0.1, -0.2, 0.05, 0.7, 0.4, 3.0, 0.1, 0.8]),
         dtype=dtype,
     )
+
+
+def step(i, **attrs):
+    return ops.sampler_step.all(i.image, i.image, i.image, i.image, None, None, None, i.keys, i.coef, **attrs)
 
 
 def in_place(op, *arrays, **attrs):
@@ -79,7 +85,11 @@ CASES = {
     "uniform": lambda i: ops.uniform(i.key, shape=(123_457,), dtype=i.dtype),
     "normal": lambda i: ops.normal(i.key, shape=(123_457,), dtype=i.dtype),
     "q_sample": lambda i: ops.q_sample(i.image, i.alpha, i.alpha, i.key),
-    "sampler_step": lambda i: ops.sampler_step.all(i.image, i.image, i.image, None, None, i.key, i.coef, clip=1.0),
+    "add_noise": lambda i: ops.add_noise(i.image, i.image, i.alpha, i.alpha),
+    "denoising_loss": lambda i: ops.denoising_loss(i.image, i.image, i.alpha, i.alpha, i.alpha, i.key),
+    "sampler_step": lambda i: step(i, clip=1.0),
+    "sampler_step, threshold": lambda i: step(i, threshold=0.9, rescale=0.3),
+    "normals": lambda i: ops.normals(i.keys, np.arange(3, dtype=np.uint64), np.ones(3), shape=(12_345,), dtype=i.dtype),
     "adam_": lambda i: in_place(ops.adam_, i.flat, -i.flat, i.flat**2, i.flat, i.step, i.rate, weight_decay=0.1),
     "ema_": lambda i: in_place(ops.ema_, i.flat, i.flat * 2, i.rate),
     "clip_norm_": lambda i: in_place(ops.clip_norm_, i.flat, limit=1.0),

@@ -1,6 +1,6 @@
 // Arrays of random numbers, and Philox itself for its known answers.
-#include "philox.h"
-#include "parallel.h"
+#include "../noise.h"
+#include "../parallel.h"
 
 namespace {
 
@@ -25,20 +25,14 @@ template <class T, class Draw> void fill(const Call& c) {
   const int64_t n = size(c.out[0]);
   const bool around = n * int64_t(sizeof(T)) >= kStreamBytes && reinterpret_cast<uintptr_t>(y) % kVectorBytes == 0;
   parallel_range(c, n, kGrain, [&](int64_t begin, int64_t end) {
-    if (around) {
-      generate<T, Draw>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
-        if (m == kLanes<T>) write_around(y + e, z);
-        else store_first(y + e, z, m);
-      });
+    generate<T, Draw>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
+      if (m < kLanes<T>) store_first(y + e, z, m);
+      else if (around) write_around(y + e, z);
+      else store(y + e, z);
+    });
 #if defined(__x86_64__)
-      _mm_sfence();
+    if (around) _mm_sfence();
 #endif
-    } else {
-      generate<T, Draw>(key, begin, end, [=](int64_t e, vec<T> z, int m) {
-        if (m == kLanes<T>) store(y + e, z);
-        else store_first(y + e, z, m);
-      });
-    }
   });
 }
 
@@ -46,6 +40,24 @@ template <class T, class Draw> void fill(const Call& c) {
 
 KERNEL(normal) { fill<T, Normal>(c); }
 KERNEL(uniform) { fill<T, Uniform>(c); }
+
+KERNEL(normals) {
+  const uint64_t *keys = in<uint64_t>(c, 0), *streams = in<uint64_t>(c, 1);
+  const double* weights = in<double>(c, 2);
+  T* y = out<T>(c);
+  const int64_t rows = c.out[0].shape[0], row = rows ? size(c.out[0]) / rows : 0, m = c.in[1].shape[0];
+  each_piece(c, rows, row, kGrain, [=](int64_t e, int64_t n, int64_t i, int64_t count, int64_t first) {
+    constexpr int L = kLanes<T>;
+    T z[kNoise], sum[kNoise];
+    for (int64_t k = 0; k < n; k += L) store(sum + k, vec<T>{});
+    for (int64_t j = 0; j < m; ++j) {
+      fill_keyed<T>(keys, streams[j], row, i, count, first, count > 1 ? row : n, z);
+      const T w = T(weights[j]);
+      for (int64_t k = 0; k < n; k += L) store(sum + k, load(sum + k) + w * load(z + k));
+    }
+    memcpy(y + e, sum, size_t(n) * sizeof(T));
+  });
+}
 
 KERNEL(philox) {
   const uint32_t *counter = in<uint32_t>(c, 0), *key = in<uint32_t>(c, 1);

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import ops
 
-__all__ = ["Stream", "key", "normal", "permutation", "seed_from", "uniform"]
+__all__ = ["Stream", "fold_in", "key", "normal", "permutation", "seed_from", "split", "uniform"]
 
 PURPOSE_BITS = 40  # a stream number is purpose * 2^40 + position
 
@@ -50,6 +50,27 @@ def _word(name: str, value: Any) -> int:
 
 def _key_of(key_or_seed: Any) -> Any:
     return key_or_seed if hasattr(key_or_seed, "dtype") and key_or_seed.shape else key(key_or_seed)
+
+
+def fold_in(key: Any, i: int) -> np.ndarray:
+    """A key made from a key and a number: Philox of both. Keys made with different numbers are independent."""
+    return _fold(_key_of(key), np.array([_word("i", i)], np.uint64))[0]
+
+
+def split(key: Any, n: int) -> np.ndarray:
+    """n keys made from one, (n, 2) uint64: row i is fold_in(key, i), whatever n."""
+    if n < 0:
+        raise ValueError(f"split: n must be at least 0, got {n}")
+    return _fold(_key_of(key), np.arange(n, dtype=np.uint64))
+
+
+def _fold(key: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    seed, stream = int(key[0]), int(key[1])
+    counter = np.empty((len(numbers), 4), np.uint32)
+    counter[:, 0], counter[:, 1] = numbers & np.uint64(0xFFFFFFFF), numbers >> np.uint64(32)
+    counter[:, 2], counter[:, 3] = stream & 0xFFFFFFFF, stream >> 32
+    words = ops.philox(counter, np.array([~seed & 0xFFFFFFFF, ~seed >> 32 & 0xFFFFFFFF], np.uint32))
+    return words.view(np.uint64)  # under the complement of the seed: no counter of `normal` is used twice
 
 
 def normal(key: Any, shape: int | tuple[int, ...], dtype: str = "float32") -> np.ndarray:

@@ -4,7 +4,7 @@ The denoiser is a residual MLP under EDM preconditioning, trained with Adam and 
 probability-flow equation with a deterministic sampler. Everything random is a function of the seed and a position, so
 the same seed gives the same model and the same samples on any number of threads.
 
-Not here: convolutional denoisers, stochastic sampling, guidance, likelihoods.
+Not here: convolutional denoisers; guidance and likelihoods, which generant.diffusion has, as methods of the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import diffusion, io, nn, ops, optim
 from ..data.batches import batches
-from ..random import Stream, seed_from
+from ..random import Stream, seed_from, split
 from .estimator import DivergedError, Estimator, NotFittedError, check_count, check_data, check_labels, check_real
 
 __all__ = ["Diffusion"]
@@ -37,10 +37,10 @@ class Diffusion(Estimator):
 
     width, blocks: size of the residual MLP.  epochs, batch_size, learning_rate: Adam, warmed up and cooled to 0 along a
     cosine.  ema_decay: of the averaged weights, with which samples are drawn.  p_mean, p_std: mean and deviation of
-    log sigma in training; sigma is in the unit in which the data has root mean square 0.5.  sampler: "heun", "dpmpp_2m"
-    or "euler"; n_steps, sigma_min, sigma_max, rho: its noise levels.  clip: keep every feature of a sample in the range
-    it has in X.  random_state: seed of `fit`.  callbacks: called as callback(model, entry of history_) after each
-    epoch; a true result ends training.  verbose: show a progress bar.
+    log sigma in training; sigma is in the unit in which the data has root mean square 0.5.  sampler: a name in
+    diffusion.SAMPLERS, "heun" say; n_steps, sigma_min, sigma_max, rho: its noise levels.  clip: keep every feature of
+    a sample in the range it has in X.  random_state: seed of `fit`.  callbacks: called as callback(model, entry of
+    history_) after each epoch; a true result ends training.  verbose: show a progress bar.
 
     After fit: classes_ (None if unlabelled), n_features_in_, history_ (a dict per epoch: epoch, step, loss and, not
     saved, images_per_second), n_iter_ (steps). The same seed saves the same bytes.
@@ -91,7 +91,7 @@ class Diffusion(Estimator):
             ("learning_rate", 0, infinity), ("ema_decay", 0, 1), ("p_mean", -infinity, infinity), ("p_std", 0, infinity)
         ):
             check_real("Diffusion", name, getattr(self, name), low, high)
-        self._steps()  # refuse a bad sampler before training, not after
+        self._plan()  # refuse a bad sampler before training, not after
         seed = seed_from(self.random_state)
 
         for name in [name for name in vars(self) if name.endswith("_")]:
@@ -180,7 +180,7 @@ class Diffusion(Estimator):
 
     # ---- sampling ----
 
-    def _steps(self) -> list[diffusion.Step]:
+    def _plan(self) -> diffusion.Plan:
         if self.sampler not in diffusion.SAMPLERS:
             raise ValueError(f"Diffusion: sampler is {self.sampler!r}, wanted one of {', '.join(diffusion.SAMPLERS)}")
         check_count("Diffusion", "n_steps", self.n_steps)
@@ -221,17 +221,16 @@ class Diffusion(Estimator):
         n = check_count("Diffusion.sample", "n_samples", n_samples)
         seed = seed_from(random_state)
         codes = self._codes(n, y, seed)
-        steps = self._steps()
-        edm = diffusion.Edm(SIGMA_DATA)
-        x = ops.normal(Stream(seed, SAMPLE).at(0), shape=(n, self.n_features_in_))
-        x *= np.float32(steps[0].sigma)
+        plan, edm = self._plan(), diffusion.Edm(SIGMA_DATA)
+        keys, rows = split(Stream(seed, SAMPLE).at(0), n), np.empty((n, self.n_features_in_))
         for start in range(0, n, CHUNK):
-            part = slice(start, start + CHUNK)
+            part = slice(start, min(start + CHUNK, n))
             predict = edm.predictor(self.network_, None if codes is None else codes[part])
-            x[part] = diffusion.sample(
-                predict, x[part], steps, convert=edm.convert, clip=self.bound_ if self.clip else None
+            x = diffusion.initial_noise(plan, keys[part], (self.n_features_in_,))
+            rows[part] = diffusion.sample(
+                predict, x, plan, prediction=edm, keys=keys[part], clip=self.bound_ if self.clip else None
             )
-        rows = x.astype(np.float64) * self.scale_ + self.offset_
+        rows = rows * self.scale_ + self.offset_
         if self.clip:
             np.clip(rows, self.low_, self.high_, out=rows)
         return rows.astype(self.dtype_).reshape(n, *self.shape_)

@@ -132,7 +132,7 @@ class Row(Op):
             return outs if every else (outs,) if self.n_public == 1 else outs or ()
 
         effects = sum(1 << i for i in self.effects)
-        check = None if self.check is None else self._check_values
+        check = None if self.check is None else self._named_check(self.check)
         runner = native.Runner(prepare, slow, check, every, self.n_public, self.n_arrays, effects)
         return runner
 
@@ -140,6 +140,17 @@ class Row(Op):
         """The op's own check of values, after shapes and dtypes have passed."""
         if self.check is not None:
             self._named(self.check, *xs, **attrs)
+
+    def _named_check(self, check: Callable) -> Callable:
+        """`_check_values` in one frame: it runs at every call."""
+
+        def checked(*xs: Any, **attrs: Any) -> None:
+            try:
+                check(*xs, **attrs)
+            except (TypeError, ValueError):
+                self._named(check, *xs, **attrs)
+
+        return checked
 
     def _named(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
         """function(...), its errors starting with the op's name."""

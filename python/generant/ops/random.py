@@ -13,7 +13,7 @@ import numpy as np
 
 from ._table import op
 
-__all__ = ["advance_", "normal", "philox", "uniform"]
+__all__ = ["advance_", "normal", "normals", "philox", "uniform"]
 
 SHAPES: list[dict] = [dict(shape=()), dict(shape=(1,)), dict(shape=(7, 5)), dict(shape=(3, 67))]
 SHAPES += [dict(shape=(7,), dtype="float64"), dict(shape=(3, 67), dtype="float64")]
@@ -92,6 +92,27 @@ def normal(key, *, dtype="float32", shape):
         bits = high.astype(np.uint64) << np.uint64(32) | _words(key, n, LOW_WORDS)
         z = [_box_muller64(bits[:, i], bits[:, i + 1]) for i in (0, 2)]
     return np.stack(z[0] + z[1], axis=1).reshape(-1)[:n].reshape(shape)
+
+
+@op("keys: n 2 uint64, streams: m uint64, weights: m float64 -> n ...", sizes=[dict(n=1, m=1), dict(n=7, m=3)],
+    attrs=[dict(shape=()), dict(shape=(3,)), dict(shape=(7, 29)), dict(shape=(5,), dtype="float64")],
+    shape=lambda shapes, attrs: ((shapes[0][0], *attrs["shape"]),))
+def normals(keys, streams, weights, *, dtype="float32", shape):
+    """sum_j weights_j z_ij, z_ij = normal((seed_i, stream_i + streams_j)): standard normal numbers, a key per sample.
+
+    keys: n 2 uint64 = (seed, stream); streams: m uint64; weights: m float64, rounded to the output's type. Returns
+    n rows of the given shape; a row depends on its own key only. One stream of weight 1 gives the bits of `normal`.
+    """
+    weights = weights.astype(np.float32 if dtype == "float32" else np.float64)
+    rows = []
+    with np.errstate(over="ignore"):
+        for seed, stream in keys:
+            row = sum(
+                w * normal.definition(np.array([seed, stream + s], np.uint64), dtype=dtype, shape=shape)
+                for w, s in zip(weights, streams, strict=True)
+            )
+            rows.append(np.broadcast_to(row, shape))
+    return np.stack(rows) if rows else np.empty((0, *shape), weights.dtype)
 
 
 @op("key: 2 uint64 ->", effects=(0,), sizes=[dict()])

@@ -193,6 +193,30 @@ def uniform(key, out, shape):
     fill(out.reshape(-1), key[0], key[1], u64(0))
 
 
+def _rows_filler(fill: Any) -> Any:
+    @jit
+    def run(keys, streams, weights, out):
+        z = np.empty(out.shape[1], out.dtype)
+        for i in range(len(out)):
+            for j in range(len(streams)):
+                fill(z, keys[i, 0], keys[i, 1] + streams[j], u64(0))
+                for k in range(len(z)):
+                    out[i, k] += weights[j] * z[k]
+
+    return run
+
+
+rows32, rows64 = _rows_filler(fill_normal32), _rows_filler(fill_normal64)
+
+
+@kernel
+def normals(keys, streams, weights, out, shape):
+    out[...] = 0
+    if out.size:
+        run = rows32 if out.dtype == np.float32 else rows64
+        run(keys, streams, weights.astype(out.dtype), out.reshape(len(out), -1))
+
+
 @jit
 def philox_rows(counter, key, out):
     for i in range(len(counter)):

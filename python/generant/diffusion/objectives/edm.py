@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from ... import ops
 
 __all__ = ["Edm"]
 
@@ -35,17 +35,19 @@ class Edm:
         """exp(p_mean + p_std z): the levels the loss looks at, log-normal. Returns (n,) float64."""
         return np.exp(self.p_mean + self.p_std * ops.normal(key, dtype="float64", shape=(n,)))
 
-    def pair(self, x: Any, sigma: np.ndarray, key: Any) -> tuple[Any, Any]:
-        """The network's input c_in (x + s z) and its target (x - c_skip (x + s z)) / c_out = c_in (s x / d - d z).
+    def mixtures(self, sigma: Any) -> tuple[Any, Any, Any, Any]:
+        """(in_x, in_z, b_x, b_z): the network's input in_x data + in_z z and its target b_x data + b_z z, in float64.
 
-        x (n, ...), sigma (n,). The second form of the target does not cancel at small s, where the first one does.
+        The target is c_in (s data / d - d z), which does not cancel at small s as (data - c_skip (data + s z)) / c_out
+        does.
         """
-        c_in, d = self.scalings(sigma)[2], self.sigma_data
-        cast = lambda a: a.astype(x.dtype)
-        return (
-            ops.q_sample(x, cast(c_in), cast(c_in * sigma), key),
-            ops.q_sample(x, cast(c_in * sigma / d), cast(-c_in * d), key),
-        )
+        c_in, s, d = self.scalings(sigma)[2], np.asarray(sigma, np.float64), self.sigma_data
+        return c_in, c_in * s, c_in * s / d, -c_in * d
+
+    def pair(self, x: Any, sigma: np.ndarray, key: Any) -> tuple[Any, Any]:
+        """The network's input and its target, see `mixtures`. x (n, ...), sigma (n,)."""
+        in_x, in_z, b_x, b_z = (a.astype(x.dtype) for a in self.mixtures(sigma))
+        return ops.q_sample(x, in_x, in_z, key), ops.q_sample(x, b_x, b_z, key)
 
     def loss(self, network: Callable[..., Any], x: Any, labels: Any, sigma: np.ndarray, key: Any) -> Any:
         """mean((F(c_in (x + s z); c_noise, labels) - target)^2): the weighted loss lambda(s) |D - x|^2 of the paper.

@@ -1,0 +1,174 @@
+"""The loss of a denoiser as one object: target, levels and weight, and the pass through the network between them.
+
+The noisy input comes from ops.q_sample and the loss from ops.denoising_loss under the same key, so neither the noise
+nor the target is written to memory, and the gradient in the prediction is one more pass. Not here: the choices
+themselves (targets, times, weightings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ... import ops, random
+from .edm import Edm
+from .targets import LARGEST, Target, checked_training_levels, scales, target
+from .times import TIMES
+from .weightings import WEIGHTINGS
+
+__all__ = ["Objective"]
+
+SELF = 1  # what the key is folded with to draw who is conditioned on its own estimate
+
+
+def quarter_log(levels: np.ndarray) -> np.ndarray:
+    """log(s) / 4: what the network is told of the level unless otherwise wanted. Karras et al. (2022), table 1."""
+    return np.log(levels) / 4
+
+
+def _chosen(what: str, given: Any, table: dict[str, Callable[..., np.ndarray]]) -> Callable[..., np.ndarray]:
+    if callable(given):
+        return given
+    if given not in table:
+        raise ValueError(f"Objective: {what} must be one of {', '.join(table)} or a function, got {given!r}")
+    return table[given]
+
+
+class Objective:
+    """weight(s) |D - data|^2, for a network that predicts `prediction` from x = alpha data + sigma noise.
+
+    prediction: "epsilon", "denoised", "v", "flow", "score", or "edm" or an `Edm`. form: "ve", "vp" or "flow", what x
+    is, without effect on "edm". times: a name in TIMES or a function (key, n) -> levels. weighting: a name in
+    WEIGHTINGS or a function of the levels, both of the loss of D; None leaves the loss of the prediction unweighted.
+    told: what the network is told, a function of the levels; of a discrete process, whose levels are a rising table,
+    lambda s: np.searchsorted(table, s) is the time step. self_conditioning: the share of samples whose network is
+    also shown, as its fourth argument, its own first estimate of D, instead of zeros (Chen et al., 2023); None: three
+    arguments only.
+    """
+
+    def __init__(
+        self,
+        prediction: Any = "epsilon",
+        *,
+        form: str = "vp",
+        times: str | Callable[[Any, int], np.ndarray] = "uniform",
+        weighting: str | Callable[[np.ndarray], np.ndarray] | None = None,
+        told: Callable[[np.ndarray], np.ndarray] = quarter_log,
+        self_conditioning: float | None = None,
+    ) -> None:
+        self.prediction = Edm() if prediction == "edm" else prediction
+        self.form, self.told = form, told
+        self._times = _chosen("times", times, TIMES)
+        self._weighting = None if weighting is None else _chosen("weighting", weighting, WEIGHTINGS)
+        if self_conditioning is not None and not 0 <= self_conditioning <= 1:
+            raise ValueError(f"Objective: self_conditioning must be a share, 0 ... 1, or None, got {self_conditioning}")
+        self.self_conditioning = self_conditioning
+        scales(form, np.ones(1))  # refuses a form that is none
+        target(self.prediction, np.ones(1), form=form)
+
+    def levels(self, key: Any, n: int) -> np.ndarray:
+        """n noise levels sigma / alpha to train at. (n,) float64."""
+        return self._times(key, n)
+
+    def weight(self, levels: Any) -> np.ndarray:
+        """The weight on the loss of the prediction, (n,) float64: that of D times (dD / dprediction)^2."""
+        s = checked_training_levels("Objective.weight", levels, self.form)
+        if self._weighting is None:
+            return np.ones_like(s)
+        weight = np.asarray(self._weighting(s), np.float64)
+        if weight.shape != s.shape:
+            raise ValueError(f"Objective: weighting must return {len(s)} numbers, got shape {weight.shape}")
+        return weight * target(self.prediction, s, form=self.form).gain ** 2
+
+    def losses(
+        self,
+        network: Callable[..., Any],
+        x: Any,
+        labels: Any,
+        levels: Any,
+        key: Any,
+        *,
+        noise: Any = None,
+    ) -> Any:
+        """The weighted loss of every sample, (n,): weight mean((network(input, told, labels) - target)^2).
+
+        x (n, ...): data; labels (n,) or None; levels (n,): sigma / alpha; key: 2 uint64, of the noise; noise: like x,
+        to be used instead, as after `ot_pairing`.
+        """
+        s = checked_training_levels("Objective.losses", levels, self.form)
+        if s.shape != (x.shape[0],):
+            raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {s.size} levels")
+        if noise is not None and tuple(noise.shape) != tuple(x.shape):
+            raise ValueError(f"Objective.losses: noise must have x's shape {x.shape}, got {noise.shape}")
+        goal = target(self.prediction, s, form=self.form)
+        cast = lambda a: np.asarray(a, np.float64).astype(x.dtype)
+        in_x, in_z = cast(goal.in_x), cast(goal.in_z)
+        inputs = ops.q_sample(x, in_x, in_z, key) if noise is None else ops.add_noise(x, noise, in_x, in_z)
+        said = self._predict(network, inputs, cast(self.told(s)), labels, goal, key)
+        weight = cast(self.weight(s))
+        if noise is None:
+            return ops.denoising_loss(said, x, cast(goal.b_x), cast(goal.b_z), weight, key)
+        wanted = ops.add_noise(x, noise, cast(goal.b_x), cast(goal.b_z))
+        square = ops.square(ops.sub(said, wanted))
+        rest = tuple(range(1, len(x.shape)))
+        return ops.mul(weight, ops.mean(square, axis=rest) if rest else square)
+
+    def loss(
+        self,
+        network: Callable[..., Any],
+        x: Any,
+        labels: Any,
+        levels: Any,
+        key: Any,
+        *,
+        noise: Any = None,
+        sample_weight: Any = None,
+    ) -> Any:
+        """The mean of `losses`; of sample_weight times them, if given (n,), as by `ImportanceSampler`. A scalar."""
+        each = self.losses(network, x, labels, levels, key, noise=noise)
+        if sample_weight is not None:
+            each = ops.mul(each, np.asarray(sample_weight).astype(x.dtype))
+        return ops.mean(each)
+
+    def _predict(
+        self, network: Callable[..., Any], inputs: Any, told: Any, labels: Any, goal: Target, key: Any
+    ) -> Any:
+        if self.self_conditioning is None:
+            return network(inputs, told, labels)
+        nothing = np.zeros(inputs.shape, inputs.dtype)
+        chosen = random.uniform(random.fold_in(key, SELF), len(told), "float64") < self.self_conditioning
+        if not chosen.any():
+            return network(inputs, told, labels, nothing)
+        first = ops.stop_gradient(network(inputs, told, labels, nothing))
+        return network(inputs, told, labels, self._denoised(inputs, first, goal, chosen))
+
+    def _denoised(self, inputs: Any, said: Any, goal: Target, chosen: np.ndarray) -> Any:
+        """chosen D = a input + gain said, where a makes D = data for said = target: b = a in + gain target."""
+        a = -goal.gain * goal.b_z / goal.in_z  # the noise cancels
+        cast = lambda c: (c * chosen).astype(inputs.dtype)
+        return ops.add_noise(inputs, said, cast(a), cast(goal.gain))
+
+    def predictor(self, network: Callable[..., Any], labels: Any = None) -> Callable[[Any, float], Any]:
+        """predict(x, sigma) for `sampling.sample(.., prediction=objective.prediction)`, with a plan of the same form.
+
+        sigma is that of x = alpha data + sigma noise. With self-conditioning it carries the network's last estimate
+        from call to call, as network(input, told, labels, estimate): make one for every run. Chen et al. (2023).
+        """
+        carried: list[Any] = []
+
+        def predict(x: Any, sigma: float) -> Any:
+            alpha = {"ve": 1.0, "vp": max(0.0, 1 - sigma * sigma) ** 0.5, "flow": 1 - sigma}[self.form]
+            alpha = max(alpha, 1 / LARGEST)
+            s = np.array([sigma / alpha])
+            goal = target(self.prediction, s, form=self.form)
+            inputs = ops.affine(x, scale=float(goal.in_x[0]) / alpha)
+            told = np.full(x.shape[0], self.told(s)[0], x.dtype)
+            if self.self_conditioning is None:
+                return network(inputs, told, labels)
+            said = network(inputs, told, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
+            carried[:] = [self._denoised(inputs, said, goal, np.ones(x.shape[0]))]
+            return said
+
+        return predict

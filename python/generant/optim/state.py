@@ -1,0 +1,41 @@
+"""What an optimiser owns: arrays by name, changed in place only, beside one flat buffer of parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Stateful", "flat"]
+
+
+def flat(owner: str, params: Any) -> np.ndarray:
+    """params, refused unless it is a flat array that can be changed in place."""
+    if not isinstance(params, np.ndarray):
+        raise TypeError(f"{owner}: params must be a flat array, got {type(params).__name__}")
+    if params.ndim != 1 or params.dtype not in (np.float32, np.float64) or not params.flags.carray:
+        raise ValueError(
+            f"{owner}: params must be 1-d, contiguous, writeable and float32 or float64, "
+            f"got shape {params.shape}, {params.dtype}"
+        )
+    return params
+
+
+class Stateful:
+    """Arrays by name, all of them changed in place only."""
+
+    state: dict[str, np.ndarray]
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Copy saved arrays into this object's own. KeyError or ValueError if they are not the ones of `state`."""
+        if set(state) != set(self.state):
+            raise KeyError(f"{type(self).__name__}: state has {sorted(state)}, wanted {sorted(self.state)}")
+        new = {name: np.asarray(value) for name, value in state.items()}
+        for name, value in self.state.items():
+            if new[name].shape != value.shape or new[name].dtype != value.dtype:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} has shape {new[name].shape} and dtype {new[name].dtype}, "
+                    f"wanted {value.shape} and {value.dtype}"
+                )
+        for name, value in self.state.items():
+            value[...] = new[name]

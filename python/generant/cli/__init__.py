@@ -1,4 +1,4 @@
-"""The command `generant`: demo, evaluate and info. Each subcommand is a module with add_arguments(parser) and
+"""The command `generant`: demo, evaluate, info and lab. Each subcommand is a module with add_arguments(parser) and
 run(arguments)."""
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import demo, evaluate, info
+from . import demo, evaluate, info, lab
 
 __all__ = ["main"]
 
-COMMANDS = {"demo": demo, "evaluate": evaluate, "info": info}
+COMMANDS = {"demo": demo, "evaluate": evaluate, "info": info, "lab": lab}
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 

@@ -11,6 +11,7 @@ from functools import partial
 
 import rivals_attention  # noqa: F401
 import rivals_conv  # noqa: F401
+import rivals_diffusion  # noqa: F401
 import rivals_metrics  # noqa: F401
 import rivals_norm  # noqa: F401
 import rivals_pairwise  # noqa: F401

@@ -31,7 +31,7 @@ import machine
 import numpy as np
 from cases import CASES, Case
 from rivals import contenders
-from tables import families, means, report, write_readme
+from tables import families, means, report, write_docs, write_readme
 
 THREADS = ("GENERANT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="the cases that take minutes, instead of the others")
     parser.add_argument("--out", type=Path, help="JSON file to write or to update")
     parser.add_argument("--readme", type=Path, help="write the tables of results/*.json into this file")
+    parser.add_argument("--docs", type=Path, help="write the table of results/lab into this file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     cases = [replace(c, work=c.work.small()) for c in CASES] if args.quick else CASES
@@ -281,6 +282,8 @@ def main() -> None:
         return serve(next(c for c in cases if c.name == args.worker[0]), args.worker[1], args.batch, args.limit)
     if args.readme:
         return write_readme(args.readme)
+    if args.docs:
+        return write_docs(args.docs)
     rounds, batch = (1, 0.002) if args.quick else (args.rounds, args.batch)
     results: dict[str, Any] = {"cases": {}}
     if args.out and args.out.exists():

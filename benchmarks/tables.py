@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 MARKS = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+LAB_MARKS = "<!-- lab:begin -->", "<!-- lab:end -->"
 UNITS = {
     "s": ((1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"), (1e-12, "ps")),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")),
@@ -236,16 +237,43 @@ def _cells(entry: dict, ours: dict, rivals: list[dict]) -> list[str]:
     ]
 
 
+def between(path: Path, marks: tuple[str, str], blocks: list[str]) -> None:
+    """Put blocks of text between the two marks of a file."""
+    text = path.read_text(encoding="utf-8")
+    if not all(text.count(mark) == 1 for mark in marks):
+        raise SystemExit(f"{path}: wanted the lines {marks[0]} and {marks[1]} once each")
+    head, tail = text.split(marks[0])[0], text.split(marks[1])[1]
+    path.write_text("\n\n".join([head + marks[0], *blocks, marks[1] + tail]), encoding="utf-8")
+
+
+def lab_table(folder: Path) -> str:
+    """What `generant lab orders` and `generant lab samplers` wrote into a folder, as one table."""
+    orders, samplers = (json.loads((folder / f"{name}.json").read_text()) for name in ("orders", "samplers"))
+    fitted = {row["sampler"]: row for row in orders["samplers"]}
+    calls = " | ".join(f"W2, {n} calls" for n in samplers["evaluations"])
+    lines = [f"| sampler | order | fitted | on uneven levels | {calls} | ms per stage |"]
+    lines.append("|---" * (5 + len(samplers["evaluations"])) + "|")
+    for row in samplers["samplers"]:
+        fit = fitted.get(row["sampler"])
+        slopes = [f"{fit['fitted']:.2f}", f"{fit['fitted_uneven']:.2f}"] if fit else ["", ""]
+        w2 = ["" if w is None else f"{w:.1e}" for w in row["w2"]]
+        order = "" if row["order"] == 0 else f"{row['order']:g}"
+        cells = [f"`{row['sampler']}`", order, *slopes, *w2, f"{row['ms_per_step']:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_docs(path: Path) -> None:
+    """Put the table of the analytic lab between its marks."""
+    between(path, LAB_MARKS, [lab_table(Path(__file__).with_name("results") / "lab")])
+
+
 def write_readme(path: Path) -> None:
     """Put the tables of results/*.json between the two marks."""
-    text = path.read_text(encoding="utf-8")
-    if not all(text.count(mark) == 1 for mark in MARKS):
-        raise SystemExit(f"{path}: wanted the lines {MARKS[0]} and {MARKS[1]} once each")
-    head, tail = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     files = sorted(Path(__file__).with_name("results").glob("*.json"))
     blocks: list[str] = [MEANING]
     for results in (json.loads(file.read_text()) for file in files):
         if (machine := measured_on(results)) not in blocks:
             blocks.append(machine)
         blocks += [measured_how(results), *tables(results)]
-    path.write_text("\n\n".join([head + MARKS[0], *blocks, MARKS[1] + tail]), encoding="utf-8")
+    between(path, MARKS, blocks)

@@ -181,6 +181,13 @@ class QSample(Family):
         return 8.0 * np.prod(self.shape)
 
 
+def step_coefficients(**some):
+    """The coefficients of ops.sampler_step by name; the others are 0."""
+    from generant.ops.diffusion import COEF
+
+    return np.array([float(some.get(name, 0.0)) for name in COEF])
+
+
 @dataclass(frozen=True)
 class Ddim(Family):
     """From level (alpha, sigma) to (alpha_next, sigma_next) along the noise the network predicted."""
@@ -196,8 +203,8 @@ class Ddim(Family):
 
         ratio = self.sigma_next / self.sigma
         c_d = self.alpha_next - ratio * self.alpha
-        coef = np.array([1 / self.alpha, -self.sigma / self.alpha, ratio, c_d, 0, 0, 0, 0])
-        return lambda: ops.sampler_step(a.x, a.eps, None, None, None, None, coef)
+        coef = step_coefficients(a_x=1 / self.alpha, a_p=-self.sigma / self.alpha, c_x=ratio, c_d=c_d)
+        return lambda: ops.sampler_step(a.x, a.eps, None, None, None, None, None, None, coef)
 
     def error(self, result, a):
         x, eps = a.x.astype(np.float64), a.eps.astype(np.float64)
@@ -225,8 +232,8 @@ class Heun(Family):
         from generant import ops
 
         c = (self.s - self.t) / (2 * self.t)
-        coef = np.array([0, 1, 1, c, -c, 0, 0, 0], np.float64)
-        return lambda: ops.sampler_step(a.euler, a.denoised, a.first, None, None, None, coef)
+        coef = step_coefficients(a_p=1.0, c_x=1.0, c_d=c, c_1=-c)
+        return lambda: ops.sampler_step(a.euler, a.denoised, None, a.first, None, None, None, None, coef)
 
     def error(self, result, a):
         x0, first = a.x0.astype(np.float64), a.first.astype(np.float64)
@@ -248,9 +255,16 @@ class Ancestral(Ddim):
     def ours(self, a):
         from generant import ops, random
 
-        coef = np.array([1 / self.alpha, -self.sigma / self.alpha, self.c_x, self.c_d, 0, 0, 0, self.c_noise])
-        keys = random.Stream(0)
-        return lambda: ops.sampler_step(a.x, a.eps, None, None, None, next(keys), coef, clip=1.0)
+        coef = step_coefficients(
+            a_x=1 / self.alpha, a_p=-self.sigma / self.alpha, c_x=self.c_x, c_d=self.c_d, c_noise=self.c_noise
+        )
+        keys = random.split(0, self.shape[0])
+
+        def step():
+            coef[10] += 1  # other noise every time
+            return ops.sampler_step(a.x, a.eps, None, None, None, None, None, keys, coef, clip=1.0)
+
+        return step
 
     def error(self, result, a):
         x, eps = a.x.astype(np.float64), a.eps.astype(np.float64)

@@ -15,6 +15,8 @@ import generant
 from generant import ops
 from generant.ops import _dispatch
 
+pytestmark = pytest.mark.once
+
 _spec = importlib.util.spec_from_file_location("op_cases", Path(__file__).with_name("test_ops.py"))
 assert _spec is not None and _spec.loader is not None
 cases = importlib.util.module_from_spec(_spec)

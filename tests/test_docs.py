@@ -1,4 +1,4 @@
-"""What the README promises is run: its programs, its commands, its table of settings, its picture."""
+"""What the README and the pages in docs promise is run: programs, commands, the table of settings, the picture."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from pathlib import Path
 import pytest
 
 import generant
+from generant.diffusion import samplers
+
+pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {
+    f"{page.stem}-{number}": program
+    for page in PAGES
+    for number, program in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+}
 COMMANDS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 
 def test_there_are_programs_to_run():
-    assert len(PROGRAMS) >= 3
+    pages = [name.split("-")[0] for name in PROGRAMS]
+    assert pages.count("README") >= 3 and pages.count("diffusion") >= 5
 
 
-@pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_programs_run(number, tmp_path):
-    program = PROGRAMS[number]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_run(name, tmp_path):
+    program = PROGRAMS[name]
     if "generant.data" in program:
         pytest.importorskip("sklearn")
     path = tmp_path / "program.py"
@@ -56,6 +65,15 @@ def test_what_is_named_exists():
         assert hasattr(generant, name)
     for path in re.findall(r"`((?:csrc|tests|benchmarks|\.ci)/[\w./]+\w)`", README):
         assert (ROOT / path).exists() or not (ROOT / ".ci").exists(), path  # an sdist has no .ci and no benchmarks
+
+
+def test_the_table_of_samplers_is_complete():
+    page = (ROOT / "docs" / "diffusion.md").read_text()
+    listed = re.findall(r"^\| `(\w+)(?:\([^`]*\))?` \|", page, re.MULTILINE)
+    assert set(samplers.SAMPLERS) <= set(listed), set(samplers.SAMPLERS) - set(listed)
+    assert [name for name in listed if not hasattr(samplers, name)] == []
+    assert page.count("<!-- lab:begin -->") == 1 and page.count("<!-- lab:end -->") == 1
+
 
 
 def test_the_benchmark_tables_have_their_place():

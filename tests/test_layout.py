@@ -12,6 +12,8 @@ import pytest
 
 import generant
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, CSRC = ROOT / "python" / "generant", ROOT / "csrc"
 PYTHON = sorted(PACKAGE.rglob("*.py"))

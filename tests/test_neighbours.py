@@ -302,6 +302,7 @@ def test_radius_min_is_the_smallest_of_the_balls_that_hold_the_row():
     assert radius_min(x, y, radius, closed=True).tolist() == [1, 1, 4, np.inf]
 
 
+@pytest.mark.once
 def test_more_than_two_thousand_million_pairs(native):
     """60,000 points of a line, a ball of radius 100 around each: 3.6e9 pairs, counted in closed form."""
     n = 60_000
@@ -350,6 +351,7 @@ print([a.tolist() for a in (index, distance, scaled, best, *counts)])
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("d", [3, 40])
 def test_every_instruction_set_finds_the_same(d, native):
     found = set()

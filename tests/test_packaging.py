@@ -15,6 +15,8 @@ import pytest
 
 import generant
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 HEAVY = {"torch", "cupy", "scipy", "sklearn", "matplotlib", "PIL", "safetensors", "tqdm", "threadpoolctl"}

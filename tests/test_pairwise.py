@@ -432,6 +432,7 @@ print(f"{{float(kernel_sum(x, bandwidth=3.0)):.5e}} {{float(kernel_sum(x, kernel
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("d", [3, 40, 200])
 def test_every_instruction_set_finds_the_same_sum(d):
     found = set()
@@ -454,6 +455,7 @@ def test_no_matrix_is_formed():
         tracemalloc.stop()
 
 
+@pytest.mark.once
 def test_more_pairs_than_32_bits_can_count(native):
     """60,000 x 60,000 pairs, each of value 1: the count is exact, and takes less than 64 MB."""
     program = """

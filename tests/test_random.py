@@ -76,6 +76,7 @@ BACKENDS = [{"GENERANT_BACKEND": "native", "GENERANT_ISA": isa} for isa in ("bas
 BACKENDS += [{"GENERANT_BACKEND": "numba"}, {"GENERANT_BACKEND": "definition"}]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("env", BACKENDS, ids=lambda env: "-".join(env.values()))
 def test_same_bits_on_every_backend(env: dict[str, str]) -> None:
     """Each backend and instruction set, in a process of its own (an ISA this machine lacks is capped to one it has)."""

@@ -92,6 +92,17 @@ def test_a_mixture_to_a_millionth():
     np.testing.assert_allclose(alone.nats, found.nats[2:3], rtol=0, atol=1e-12)  # whatever batch it is in
 
 
+def test_a_denoiser_may_hold_a_label_for_every_row():
+    """Two Gaussians by label, the exact trace and probes: the rows are never repeated."""
+    c, m = np.array([[0.25], [1.0], [0.25]]), np.array([[3.0], [0.0], [-1.0]])
+    x = m + np.array([[0.3, 0.1], [-1.0, 0.5], [0.0, 0.2]])
+    by_label = lambda x, sigma: ops.add(ops.mul(ops.add(x, -m), c / (c + sigma**2)), m)
+    exact = -(((x - m) ** 2).sum(1) / (2 * (c[:, 0] + LOW**2))) - np.log(2 * pi * (c[:, 0] + LOW**2))
+    for options in ({}, {"trace": "hutchinson", "key": 1, "probes": 3}):
+        found = log_likelihood(by_label, x, sigma_min=LOW, sigma_max=1e4, **options)
+        np.testing.assert_allclose(found.nats, exact, rtol=0, atol=1e-6)
+
+
 def test_order_is_five():
     x = np.random.default_rng(1).standard_normal((3, 2))
     prior = lambda x: mixture_log_density(x, 80.0)
@@ -140,8 +151,8 @@ def test_dequantised_images_in_one_call():
     """Data uniform on the 256 values have 8 bits; a model N(0, 1/3) of the dequantised pixels costs 8 + KL bits."""
     x = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8)
     y, volume = dequantise(x, random.key(1), dtype="float64")
-    assert y.min() >= -1 and y.max() < 1 and volume == pytest.approx(16 * log(2 / 256))
-    np.testing.assert_array_equal(np.floor((y + 1) * 128), x)
+    assert y.min() >= -256 / 255 and y.max() < 256 / 255 and volume == pytest.approx(16 * log(2 / 255))
+    np.testing.assert_array_equal(np.round((y + 1) * 127.5), x)
     c = 1 / 3
     model = lambda x, sigma: ops.affine(x, scale=c / (c + sigma**2))
     found = bits_per_dim(model, x, key=5, trace="hutchinson", sigma_data=c**0.5, n_steps=60)

@@ -8,7 +8,7 @@ Not here: the variational bound (variational).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import log, pi, prod
 from typing import Any, NamedTuple
 
@@ -41,19 +41,24 @@ class LogLikelihood(NamedTuple):
     evaluations: int
 
 
-def _vjp_trace(denoiser: Denoiser, directions: np.ndarray) -> Callable[[Any, float], tuple[Any, Any]]:
-    """(x, sigma) -> D and v^T (dD/dx) v of each row, by one backward pass. directions: of x's shape."""
+def _vjp_traces(denoiser: Denoiser, directions: Sequence[np.ndarray]) -> Callable[[Any, float], tuple[Any, Any]]:
+    """(x, sigma) -> D and v^T (dD/dx) v of each row and direction, (n, k): a forward and a backward pass for each.
+
+    The rows stay as they are: a denoiser may hold something for every row. directions: k arrays that broadcast to x.
+    """
 
     def of(x: Any, sigma: float) -> tuple[Any, Any]:
-        denoised, pull = vjp(lambda z: denoiser(z, sigma), x)
-        (slope,) = pull(directions.astype(x.dtype, copy=False))
-        if slope is None:
-            raise TypeError(
-                "log_likelihood: the denoiser's result does not depend on x through generant.ops; write it in ops or "
-                "give divergence="
-            )
-        products = (np.asarray(slope, np.float64) * directions).reshape(len(x), -1)
-        return denoised, products.sum(1)
+        products = []
+        for v in directions:
+            denoised, pull = vjp(lambda z: denoiser(z, sigma), x)
+            (slope,) = pull(np.ascontiguousarray(np.broadcast_to(v, x.shape), x.dtype))
+            if slope is None:
+                raise TypeError(
+                    "log_likelihood: the denoiser's result does not depend on x through generant.ops; write it in ops "
+                    "or give divergence="
+                )
+            products.append((np.asarray(slope, np.float64) * v).reshape(len(x), -1).sum(1))
+        return denoised, np.stack(products, 1)
 
     return of
 
@@ -75,12 +80,12 @@ def log_likelihood(
     """log p(x), p the density of data + sigma_min noise that the probability flow of a denoiser has.
 
     denoiser(x, sigma): D of x = data + sigma noise, x (n, ...) as given; see `predictions.denoiser_of` for networks
-    that predict something else. trace: "exact" pulls d unit vectors back, d rows per sample at a time; "hutchinson"
+    that predict something else. trace: "exact" pulls d unit vectors back, one after the other; "hutchinson"
     takes `probes` random signs from key, a standard error with more than one; divergence(x, sigma) -> (n,), the trace
     of dD/dx, replaces both. prior(x) -> (n,): the log-density at sigma_max; by default that of N(m, sigma_max^2 +
     sigma_data^2) with m = D(0; sigma_max), the mean of the data up to 1 / sigma_max^2; what it lacks falls like d
     sigma_data^2 / sigma_max^2. sigma_data: roughly the deviation of the data.
-    Cost: 6 n_steps + 1 denoiser calls (forward and backward) on n, n d or n probes rows. Accuracy: order 5 in the step,
+    Cost: 6 n_steps times d or `probes` passes of the denoiser, forward and backward. Accuracy: order 5 in the step,
     log(sigma_max / sigma_min) / n_steps. Song et al. (2021), eq. 39 and 40; Grathwohl et al. (2019) for the probes.
     """
     name = "log_likelihood"
@@ -98,31 +103,26 @@ def log_likelihood(
     if not np.isfinite(x).all():
         raise ValueError(f"{name}: x has values that are NaN or infinite")
     n, shape, d = x.shape[0], tuple(x.shape[1:]), prod(x.shape[1:])
-    copies = 1  # rows per sample
     if divergence is not None:
-        evaluate = lambda z, sigma: (denoiser(z, sigma), divergence(z, sigma))
+        evaluate = lambda z, sigma: (denoiser(z, sigma), divergence(z, sigma)[:, None])
     elif trace == "exact":
-        copies = d
-        units = np.tile(np.eye(d).reshape(d, *shape), (n, *[1] * len(shape)))
-        evaluate = _vjp_trace(denoiser, units)
+        evaluate = _vjp_traces(denoiser, np.eye(d).reshape(d, *shape))
     else:
         if key is None:
             raise ValueError(f"{name}: trace='hutchinson' draws probes, and key is None; give a seed or a key")
-        copies, keys = probes, sample_keys(key, n)
+        keys = sample_keys(key, n)
         signs = [
             np.sign(ops.normals(keys, np.array([PROBES + k], np.uint64), np.ones(1), shape=shape, dtype="float64"))
             for k in range(probes)
         ]
-        evaluate = _vjp_trace(denoiser, np.stack(signs, 1).reshape(n * probes, *shape))
+        evaluate = _vjp_traces(denoiser, signs)
 
     def slopes(y: np.ndarray, at: float) -> tuple[np.ndarray, np.ndarray]:
-        """dy / dlog sigma and the trace of each copy, less what sigma_data alone would give."""
+        """dy / dlog sigma and the traces, (n, 1) or a column per probe, less what sigma_data alone would give."""
         sigma = float(np.exp(at))
         r, share = np.hypot(sigma, sigma_data), sigma_data**2 / (sigma**2 + sigma_data**2)
-        rows = (y * r).astype(x.dtype)
-        denoised, traces = evaluate(np.repeat(rows, copies, axis=0), sigma)
-        denoised = np.asarray(denoised, np.float64)[::copies]
-        traces = np.asarray(traces, np.float64).reshape(n, copies)
+        denoised, traces = evaluate((y * r).astype(x.dtype), sigma)
+        denoised, traces = np.asarray(denoised, np.float64), np.asarray(traces, np.float64)
         if trace == "exact" and divergence is None:
             traces = traces.sum(1, keepdims=True)
         return (share * (y * r) - denoised) / r, traces - share * d
@@ -140,7 +140,7 @@ def log_likelihood(
     r_max = float(np.hypot(sigma_max, sigma_data))
     latent = y * r_max
     if prior is None:
-        mean = np.asarray(denoiser(np.zeros((1, *shape), x.dtype), float(sigma_max)), np.float64)
+        mean = np.asarray(denoiser(np.zeros((n, *shape), x.dtype), float(sigma_max)), np.float64)
         rest = (y - mean / r_max).reshape(n, -1)
         at_max = -0.5 * (rest**2).sum(1) - d * (0.5 * log(2 * pi) + log(r_max))
     else:
@@ -157,9 +157,10 @@ def log_likelihood(
 
 
 def dequantise(x: Any, key: Any, *, levels: int = 256, dtype: str = "float32") -> tuple[np.ndarray, float]:
-    """(2 (x + u) / levels - 1, d log(2 / levels)): whole numbers made continuous by uniform u, and the log-volume.
+    """(2 (x + u - 1/2) / (levels - 1) - 1, d log(2 / (levels - 1))): whole numbers made continuous, and the log-volume.
 
-    x: (n, ...) integers in 0 ... levels - 1. log P(x) >= E log p(y) + log-volume, p the density of the results y.
+    x: (n, ...) integers in 0 ... levels - 1, which a network knows as 2 x / (levels - 1) - 1; u: uniform on [0, 1).
+    log P(x) >= E log p(y) + log-volume, p the density of the results y.
     ValueError for other values. Theis, van den Oord and Bethge (2016), section 3.1.
     """
     x = np.asarray(x)
@@ -167,7 +168,7 @@ def dequantise(x: Any, key: Any, *, levels: int = 256, dtype: str = "float32") -
         raise ValueError(f"dequantise: x must be integers in 0 ... {levels - 1}, got {x.dtype}" +
                          (f" from {x.min()} to {x.max()}" if x.size else ""))  # fmt: skip
     u = random.uniform(key, x.shape, "float64")
-    return (2 * (x + u) / levels - 1).astype(dtype), prod(x.shape[1:]) * log(2 / levels)
+    return (2 * (x + u - 0.5) / (levels - 1) - 1).astype(dtype), prod(x.shape[1:]) * log(2 / (levels - 1))
 
 
 def bits_per_dim(denoiser: Denoiser, x: Any, *, method: str = "flow", key: Any = None, **options: Any) -> Any:

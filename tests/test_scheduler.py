@@ -5,7 +5,8 @@ holds for every family, so it is asked of all of them.
 Seen to fail: with keys kept from another generator, with options that stayed, with history kept over a jump, with a
 begin index that was ignored, with a predicted variance passed on, with DDIM's next timestep by its stride, with one
 step too many for "trailing", with the flow shift applied twice, with LMS extrapolating to 0, with wrong weights of
-PLMS, iPNDM and DDPM, with defaults taken for chosen values, with old keys not renamed.
+PLMS, iPNDM and DDPM, with defaults taken for chosen values, with old keys not renamed, with DDIM's
+timesteps read at the first step only.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def test_a_config_comes_back_as_it_was_saved(tmp_path):
     scheduler = made("DPMSolverMultistepScheduler", solver_order=1, sigma_data=0.3)  # the key of another class
     scheduler.save_config(tmp_path / "new")
     again = Scheduler.from_config(tmp_path / "new")
-    assert again.config == scheduler.config and again.hidden_config == {"sigma_data": 0.3}
+    assert {**again.config, "_use_default_values": []} == {**scheduler.config, "_use_default_values": []}
+    assert again.hidden_config == {"sigma_data": 0.3}
     assert again.config["lambda_min_clipped"] == -math.inf
     trained = made("DDPMScheduler", trained_betas=np.linspace(0.01, 0.2, 1000))
     trained.save_config(tmp_path)
@@ -100,6 +102,16 @@ def test_values_that_were_never_chosen_follow_the_class():
     assert Scheduler.from_config(config, beta_end=0.1).config["beta_end"] == 0.1
     old = Scheduler.from_config({"_class_name": "GaussianDDPMScheduler", "timesteps": 50})
     assert old.family.name == "DDPMScheduler" and len(old) == 50
+
+
+def test_a_config_passes_from_class_to_class():
+    ddim = made("DDIMScheduler", beta_end=0.03, sigma_min=0.1)
+    for source in (ddim, ddim.config):
+        euler = Scheduler.from_config(source, class_name="EulerDiscreteScheduler")
+        assert euler.config["timestep_spacing"] == "linspace"  # "leading" was DDIM's default, nobody's choice
+        assert (euler.config["beta_end"], euler.config["sigma_min"]) == (0.03, 0.1)
+        back = Scheduler.from_config(euler.config, class_name="DDIMScheduler")
+        assert {key: back.config[key] for key in ddim.config} == dict(ddim.config)
 
 
 def test_switching_classes_maps_what_the_other_calls_otherwise():
@@ -226,9 +238,10 @@ def test_calls_that_a_step_refuses():
         scheduler.step(x, 555, x)
     with pytest.raises(TypeError, match="step does not take s_churn"):
         scheduler.step(x, 800, x, s_churn=1.0)
-    loop(scheduler, x)
+    euler = made("EulerDiscreteScheduler", 5)
+    loop(euler, x)
     with pytest.raises(ValueError, match="step 5 of 5 does not exist"):
-        scheduler.step(x, 0, x)
+        euler.step(x, 0, x)
     with pytest.raises(ValueError, match="give one of them"):
         made("DDPMScheduler", 5).step(x, 800, x, noise=x, variance_noise=x)
     with pytest.raises(ValueError, match=r"begin_index must lie in 0 \.\.\. 4, got 5"):
@@ -432,3 +445,23 @@ def test_gaussian_data_is_reached(name, order):
             x = scheduler.step(x * (b**0.5 * d * d / (b * d * d + 1 - b)), t, x).prev_sample
         errors.append(np.abs(x / truth - 1).max())
     assert errors[2] < 0.03 and errors[1] < 0.75 * errors[0] and errors[2] < 0.75 * errors[1]
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler"])
+def test_steps_without_history_come_in_any_order(name):
+    x, fresh, again = normal(2, 3), made(name, 6), made(name, 6)
+    said = 0.3 * np.tanh(x)
+    alone = [made(name, 6).step(said, t, x, noise=x).prev_sample for t in fresh.timesteps]
+    for i in (4, 1, 5, 0, 0, 2):
+        got = fresh.step(said, fresh.timesteps[i], x, noise=x).prev_sample
+        np.testing.assert_allclose(got, alone[i], rtol=1e-12)
+    first, second = (loop(again, x, generator=3) if name == "DDPMScheduler" else loop(again, x) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_ddpm_steps_through_all_of_training_where_no_timesteps_were_set():
+    x, small = normal(2, 3), {"num_train_timesteps": 20}
+    free, chosen = made("DDPMScheduler", **small), made("DDPMScheduler", 20, **small)
+    np.testing.assert_array_equal(loop(free, x, generator=5), loop(chosen, x, generator=5))
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        made("DDIMScheduler").step(x, 10, x)

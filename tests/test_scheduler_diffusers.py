@@ -2,7 +2,9 @@
 
 The network is cheap, bounded and not linear; both sides get the same noise. The DPM-Solver family has a file of its
 own. Seen to fail: with DDIM's direction taken from the clipped D, with DDPM's variance in float64, with Heun's second
-slope at the first level, with PLMS's second call counted as history, with the flow shift applied once.
+slope at the first level, with PLMS's second call counted as history, with the flow shift applied once, with bounds of
+another class's levels dropped, with defaults passed on as choices, with a timestep of -1 taken for the data, with
+Euler's velocity at the right level.
 """
 
 from __future__ import annotations
@@ -222,7 +224,7 @@ def test_noise_on_data(name):
     t = ours.timesteps[[1, 4, 7]]
     expected = theirs.add_noise(torch.from_numpy(x), torch.from_numpy(noise), torch.from_numpy(t)).numpy()
     np.testing.assert_allclose(ours.add_noise(x, noise, t), expected, rtol=2e-6, atol=2e-6)
-    if name in ("DDPM", "DDIM", "LCM"):
+    if name in ("DDPM", "DDIM", "LCM", "EulerDiscrete"):
         expected = theirs.get_velocity(torch.from_numpy(x), torch.from_numpy(noise), torch.from_numpy(t)).numpy()
         np.testing.assert_allclose(ours.get_velocity(x, noise, t), expected, rtol=2e-6, atol=2e-6)
 
@@ -250,3 +252,43 @@ def test_a_run_of_diffusers_is_repeated_without_torch():
         ).prev_sample
         y = ours.step(network(ours.scale_model_input(y, s), float(s)), s, y, generator=noise).prev_sample
     np.testing.assert_allclose(y, x.numpy(), rtol=0, atol=2e-5 * float(x.abs().max()))
+
+
+CLASSES = ("DDPM", "DDIM", "PNDM", "DEISMultistep", "DPMSolverMultistep", "UniPCMultistep", *VE)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_config_passes_from_class_to_class(name):
+    """What was not chosen takes the defaults of the new class, what was is kept, levels keep their bounds."""
+    chosen = {"beta_end": 0.03, "steps_offset": 1}
+    theirs, ours = both(f"{name}Scheduler", chosen, 5, {})
+    for other in CLASSES:
+        wanted = getattr(diffusers, f"{other}Scheduler").from_config(theirs.config).config
+        got = Scheduler.from_config(ours.config, class_name=f"{other}Scheduler", compat="diffusers").config
+        assert {key: wanted[key] for key in got if key in wanted and key[0] != "_"} == {
+            key: value for key, value in got.items() if key in wanted and key[0] != "_"
+        }
+        assert set(wanted["_use_default_values"]) == set(got["_use_default_values"])
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    ["FlowMatchEulerDiscrete", *[n for n in CLASSES if n not in ("DDPM", "DDIM", "PNDM", "EulerAncestralDiscrete")]],
+)
+def test_levels_keep_the_bounds_of_another_class(name, key):
+    config = {"sigma_min": 0.1, "sigma_max": 0.9, key: True}
+    theirs = getattr(diffusers, f"{name}Scheduler").from_config(diffusers.EulerDiscreteScheduler(**config).config)
+    euler = Scheduler.from_config({"_class_name": "EulerDiscreteScheduler", **config})
+    ours = Scheduler.from_config(euler, class_name=f"{name}Scheduler", compat="diffusers")
+    theirs.set_timesteps(6)
+    ours.set_timesteps(6)
+    np.testing.assert_allclose(ours.sigmas, theirs.sigmas.numpy(), rtol=2e-7)
+
+
+def test_counts_and_curves_that_are_easily_missed():
+    for name in ("DDPM", "DDIM", "PNDM"):  # rounding gives a last timestep of -1, which counts from the end
+        compare(f"{name}Scheduler", {"timestep_spacing": "trailing"}, 61)
+    for key, spacing in product(FAMILIES, ("leading", "linspace")):
+        config = {"interpolation_type": "log_linear", key: True, "timestep_spacing": spacing}
+        compare("EulerDiscreteScheduler", config, ulps=2)  # torch's exp of the ends may be one off

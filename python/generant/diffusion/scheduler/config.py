@@ -53,10 +53,11 @@ def family_named(name: Any) -> Family:
     return family
 
 
-def completed(family: Family, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config with every key of the family, what it has no use for), checked. Unknown keys are warned about.
+def completed(family: Family, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(config with every key of the family, what it has no use for, keys not chosen), checked.
 
-    Keys of other known classes are kept without a warning: a config is often passed from class to class.
+    Unknown keys are warned about. Keys of other known classes are kept without a warning: a config is often passed from
+    class to class, where the keys that were not chosen take the defaults of the new one.
     """
     given = dict(given)
     unchosen = set(given.get("_use_default_values") or ())
@@ -67,12 +68,12 @@ def completed(family: Family, given: Mapping[str, Any]) -> tuple[dict[str, Any],
     config, hidden, unknown = dict(family.defaults), {}, []
     known = {key for other in FAMILIES.values() for key in other.defaults}
     for key, value in given.items():
-        if key.startswith("_"):
+        if key.startswith("_") or key in unchosen:
             continue
         if key not in family.defaults:
             hidden[key] = value
             unknown += [] if key in known else [key]
-        elif key not in unchosen:
+        else:
             config[key] = value
     if unknown:
         warnings.warn(
@@ -84,12 +85,13 @@ def completed(family: Family, given: Mapping[str, Any]) -> tuple[dict[str, Any],
         raise ValueError(f"{family.name}: num_train_timesteps must be an integer of at least 1, got {steps!r}")
     if family.check is not None:
         config |= family.check(config) or {}
-    return config, hidden
+    return config, hidden, sorted(key for key in family.defaults if key not in given or key in unchosen)
 
 
 def write(folder: str | os.PathLike, config: Mapping[str, Any]) -> Path:
     """Write a config as scheduler_config.json into a folder, which is made; whole or not at all."""
     path = Path(folder) / FILE
     plain = {key: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for key, v in config.items()}
+    plain.pop("_use_default_values", None)  # what is written is chosen
     io.write(path, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())  # -Infinity is a value here
     return path

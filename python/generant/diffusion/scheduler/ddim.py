@@ -75,6 +75,7 @@ DDIM = register(
     Family(
         NAME, DEFAULTS, grid=lambda setting, n, given: vp_grid(NAME, setting, n, given), program=_program,
         prediction=vp_prediction(NAME), options={"eta": 0.0, "use_clipped_model_output": False}, start=vp_before,
+        by_timestep=True,
     )
 )  # fmt: skip
 
@@ -110,6 +111,7 @@ def _inverse_program(setting: Setting, grid: Grid, begin: int, options: Mapping[
 DDIM_INVERSE = register(
     Family(
         INVERSE, SHARED, grid=_inverse_grid, program=_inverse_program, prediction=vp_prediction(INVERSE),
+        by_timestep=True,
         start=lambda setting: Grid(np.arange(len(setting.tables.betas)), None, "vp", table_noise=True),  # type: ignore
     )
 )  # fmt: skip

@@ -42,7 +42,7 @@ def _program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any
     stages, draws, logs = [], [], []
     for i in range(begin, len(grid.timesteps)):
         t, following = times[i], times[i + 1]
-        a, b = alpha_bar(setting, t, one), alpha_bar(setting, following, one)
+        a, b = setting.tables.alphas_cumprod[t], alpha_bar(setting, following, one)  # type: ignore[union-attr]
         kept = a / b
         beta = one - kept
         small = np.maximum((one - b) / (one - a) * beta, one * 1e-20)
@@ -71,6 +71,7 @@ def _level(a: Any) -> float:
 DDPM = register(
     Family(
         NAME, DEFAULTS, grid=lambda setting, n, given: vp_grid(NAME, setting, n, given), program=_program,
-        prediction=vp_prediction(NAME), accepts=("timesteps",), check=_check, start=vp_before,
+        prediction=vp_prediction(NAME), accepts=("timesteps",), check=_check, start=vp_before, by_timestep=True,
+        at_once=True,
     )
 )  # fmt: skip

@@ -54,8 +54,10 @@ def _grid(setting: Setting, n: int | None, given: Mapping[str, Any]) -> Grid:
             raise ValueError(f"{NAME}.set_timesteps: sigmas must fall strictly and end at or above 0, got {levels}")
         times = time_of(levels[:-1], table)
     else:
-        times, sigmas = ve_levels(NAME, setting, n, given, own_karras=True)
-        if config["interpolation_type"] == "log_linear" and not any(config[key] for key in FAMILIES):
+        logarithmic = config["interpolation_type"] == "log_linear"
+        ends = (float(table[-1]), float(table[0])) if logarithmic else None
+        times, sigmas = ve_levels(NAME, setting, n, given, ends=ends)
+        if logarithmic and not any(config[key] for key in FAMILIES):
             sigmas = np.exp(np.linspace(math.log(table[-1]), math.log(table[0]), len(times) + 1))
             sigmas = sigmas if setting.compat else sigmas[:-1]
             times = times if setting.compat else time_of(sigmas, table)

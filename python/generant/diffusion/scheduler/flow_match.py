@@ -86,7 +86,9 @@ def _grid(setting: Setting, n: int | None, given: Mapping[str, Any]) -> Grid:
         s = 1 - (1 - s) * (1 - config["shift_terminal"]) / (1 - s[-1])
     family = family_of({key: value for key, value in config.items() if key != "use_flow_sigmas"})
     if family is not None:
-        s = curve(family, float(s[0]), float(s[-1]), len(s))
+        ends = (s[0] if config.get("sigma_max") is None else config["sigma_max"],
+                s[-1] if config.get("sigma_min") is None else config["sigma_min"])  # fmt: skip
+        s = curve(family, float(ends[0]), float(ends[1]), len(s))
     s = s.astype(np.float32) if compat else s
     levels = np.append(1 - s, s.dtype.type(1)) if config["invert_sigmas"] else np.append(s, s.dtype.type(0))
     own = times is not None and not config["invert_sigmas"]

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = BETAS | {
 
 
 def _grid(setting: Setting, n: int | None, given: Mapping[str, Any]) -> Grid:
-    times, sigmas = ve_levels(NAME, setting, n, given)
+    times, sigmas = ve_levels(NAME, setting, n, given, own_karras=False)
     return ve_grid(setting, times, np.append(sigmas, 0.0))
 
 

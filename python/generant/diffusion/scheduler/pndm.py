@@ -78,7 +78,7 @@ def _program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any
         alpha, sigma = here**0.5, (1 - here) ** 0.5
         # what the network said, from x and D
         g_x, g_d = (alpha / sigma, -1 / sigma) if velocity else (1 / sigma, -alpha / sigma)
-        a, b = float(alpha_bar(setting, min(start, len(table) - 1), end)), float(alpha_bar(setting, to, end))
+        a, b = float(table[min(start, len(table) - 1)]), float(alpha_bar(setting, to, end))
         keep = (b / a) ** 0.5
         turn = -(b - a) / (a * (1 - b) ** 0.5 + (a * (1 - a) * b) ** 0.5)  # times the noise
         if velocity:

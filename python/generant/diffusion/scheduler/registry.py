@@ -123,9 +123,10 @@ class Family:
     history before them; options: every name in `options`, as given to step() or its default. prediction(setting): a
     name in predictions.PREDICTIONS or an object with convert(sigma), raising ValueError for what the class cannot take.
     order: diffusers' attribute. floor: a last alphas_cumprod of 0 becomes 2^-24. has_betas: it has betas.
-    start(setting): the grid before set_timesteps is called (None: grid with all T steps). check(config): raises
-    ValueError on values that do not go together and may return replacements, such as the solver types that diffusers
-    maps. bounds(config): see `common_bounds`.
+    by_timestep: every step is found by its timestep, so steps may come in any order; else only the first of a run is.
+    at_once: step may be called before set_timesteps. start(setting): the grid before set_timesteps is called (None:
+    grid with all T steps). check(config): raises ValueError on values that do not go together and may return
+    replacements, such as the solver types that diffusers maps. bounds(config): see `common_bounds`.
     """
 
     name: str
@@ -138,6 +139,8 @@ class Family:
     options: Mapping[str, Any] = field(default_factory=dict)
     floor: bool = False
     has_betas: bool = True
+    by_timestep: bool = False
+    at_once: bool = False
     start: Callable[[Setting], Grid] | None = None
     check: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
     bounds: Callable[[Mapping[str, Any]], dict[str, float]] = common_bounds

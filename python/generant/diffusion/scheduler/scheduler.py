@@ -23,6 +23,7 @@ from .registry import Family, Grid, Setting, Tables, alpha_sigma
 __all__ = ["Scheduler", "SchedulerOutput"]
 
 MODES = ("exact", "diffusers")
+OTHERS_BOUNDS = ("sigma_min", "sigma_max")  # read where a config has them, whichever class they were meant for
 FLOOR = 2.0**-24  # of the last alphas_cumprod, where a family cannot take 0
 
 
@@ -70,18 +71,23 @@ class Scheduler:
         for t in scheduler.timesteps:
             x = scheduler.step(network(scheduler.scale_model_input(x, t), t), t, x).prev_sample
 
-    config: every key the class knows; timesteps, sigmas: NumPy arrays; order: how many steps share a level;
-    init_noise_sigma: of the noise to start from; len: the number of training steps.
+    config: every key the class knows, and what else from_config was given; timesteps, sigmas: NumPy arrays; order: how
+    many steps share a level; init_noise_sigma: of the noise to start from; len: the number of training steps.
     """
 
-    def __init__(self, family: Family, config: Mapping[str, Any], hidden: Mapping[str, Any], compat: str) -> None:
+    def __init__(
+        self, family: Family, config: Mapping[str, Any], hidden: Mapping[str, Any], unchosen: list[str], compat: str
+    ) -> None:
         self.family, self.compat, self.order = family, compat, family.order
-        self.config: Mapping[str, Any] = MappingProxyType(dict(config))
+        notes = {"_class_name": family.name, "_use_default_values": unchosen}
+        self.config: Mapping[str, Any] = MappingProxyType({**config, **hidden, **notes})
         self.hidden_config: Mapping[str, Any] = MappingProxyType(dict(hidden))
-        self._setting = Setting(self.config, _tables(family, config, compat), compat == "diffusers")
+        bounds = {key: hidden[key] for key in OTHERS_BOUNDS if key in hidden}
+        self._setting = Setting({**config, **bounds}, _tables(family, config, compat), compat == "diffusers")
         family.prediction(self._setting)  # refuse what the class cannot take now, not at the first step
-        self._bounds: dict[str, Any] = family.bounds(self.config)
+        self._bounds: dict[str, Any] = family.bounds(config)
         self._says_variance = config.get("variance_type") in LEARNED
+        self._by_timestep = family.by_timestep
         self._seed: int | None = None
         self._noise_tables: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.num_inference_steps: int | None = None
@@ -107,12 +113,12 @@ class Scheduler:
             raise ValueError("Scheduler.from_config: the config has no _class_name; give class_name=")
         family = configs.family_named(name)
         unchosen = [key for key in given.get("_use_default_values") or () if key not in changes]
-        complete, hidden = configs.completed(family, {**given, "_use_default_values": unchosen, **changes})
-        return cls(family, complete, hidden, compat)
+        complete, hidden, left = configs.completed(family, {**given, "_use_default_values": unchosen, **changes})
+        return cls(family, complete, hidden, left, compat)
 
     def to_config(self) -> dict[str, Any]:
         """The config as a dict that from_config takes, unknown keys included."""
-        return {"_class_name": self.family.name, **self.config, **self.hidden_config}
+        return dict(self.config)
 
     def save_config(self, folder: Any) -> None:
         """Write scheduler_config.json into a folder, whole or not at all."""
@@ -184,6 +190,7 @@ class Scheduler:
         self._grid = grid
         self.timesteps, self.sigmas = grid.timesteps, grid.sigmas
         self.init_noise_sigma = grid.init
+        self._times: list[Any] = grid.timesteps.tolist()
         self._index: int | None = None
         self._run: _Run | None = None
         self._keys: tuple[Any, int, Any] | None = None
@@ -235,12 +242,16 @@ class Scheduler:
     ) -> Any:
         """The sample one step further: SchedulerOutput, or a tuple of prev_sample alone where return_dict is False.
 
-        model_output: what the network said; timestep: one of timesteps, needed for the first step only; sample: n ....
+        model_output: what the network said; timestep: one of timesteps, needed for the first step only, but looked at
+        in every step by classes without history (DDPM, DDIM), whose steps may come in any order; sample: n ....
         index: the number of the step, if not the next one. Noise: noise (or variance_noise), standard normal numbers;
         else from generator: a seed, a key, a key per sample (n, 2) or an object with normal(shape, dtype); else from
         a seed of this run's own. options: eta, s_churn, ... as the class takes them.
         """
         i = self._index if index is None else index
+        if self._by_timestep and index is None and timestep is not None:
+            if i is None or i >= len(self._times) or self._times[i] != timestep:
+                i = self.index_for_timestep(timestep)
         run = self._run
         if index is not None and index != self._index and run is not None and run.looks_back:
             run = self._run = None  # what comes out of order has no history
@@ -268,7 +279,7 @@ class Scheduler:
     def _prepared(self, i: int | None, timestep: Any, options: dict[str, Any]) -> tuple[int, _Run]:
         """The number of the step, and the stages it belongs to, built where there are none yet or options changed."""
         name = self.family.name
-        if not self._started:
+        if not (self._started or self.family.at_once):
             raise ValueError(f"{name}.step: call set_timesteps first")
         if i is None:
             i = self._first_index(timestep)
@@ -374,6 +385,10 @@ class Scheduler:
     def get_velocity(self, sample: Any, noise: Any, timesteps: Any) -> Any:
         """alpha noise - sigma x: the target of v-prediction. Salimans and Ho (2022)."""
         alpha, sigma = self._coefficients("get_velocity", timesteps, sample)
+        if self._setting.compat and self._grid.form == "ve" and self.alphas_cumprod is not None:
+            # diffusers' Euler takes the number of the step for a timestep of training
+            a = self.alphas_cumprod[[self.index_for_timestep(t) for t in np.atleast_1d(np.asarray(timesteps))]]
+            alpha, sigma = (np.broadcast_to(v, alpha.shape).astype(alpha.dtype) for v in (a**0.5, (1 - a) ** 0.5))
         return ops.add_noise(noise, sample, alpha, -sigma)
 
     def initial_noise(self, shape: tuple[int, ...], generator: Any = None, dtype: str = "float32") -> Any:

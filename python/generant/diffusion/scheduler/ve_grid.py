@@ -37,13 +37,14 @@ def _times(name: str, setting: Setting, n: int) -> np.ndarray:
 
 
 def ve_levels(
-    name: str, setting: Setting, n: int | None, given: Mapping[str, Any], *, own_karras: bool = False,
-    whole: bool = False,
+    name: str, setting: Setting, n: int | None, given: Mapping[str, Any], *, own_karras: bool = True,
+    whole: bool = False, ends: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """(timesteps, levels) without the final 0. float64.
 
     given: timesteps instead of n, where the class takes them. own_karras: sigma_min and sigma_max of the config bound
-    Karras' levels as well. whole: the timesteps of Karras' levels are rounded.
+    Karras' levels as well. whole: the timesteps of Karras' levels are rounded. ends: (highest, lowest) level of a
+    curve, if not those of the timesteps.
     """
     assert setting.tables is not None
     config, table, custom = setting.config, setting.tables.sigmas, given.get("timesteps")
@@ -62,7 +63,7 @@ def ve_levels(
     sigmas = at_times(setting, times)
     if family is None:
         return np.asarray(times, np.float64), sigmas
-    low, high = float(sigmas[-1]), float(sigmas[0])
+    high, low = (float(sigmas[0]), float(sigmas[-1])) if ends is None else ends
     if family != "karras_sigmas" or own_karras:
         low = low if config.get("sigma_min") is None else float(config["sigma_min"])
         high = high if config.get("sigma_max") is None else float(config["sigma_max"])

@@ -98,6 +98,21 @@ class Stepper:
             row = [a_x, a_p, 0.0, stage.c_x, stage.c_d, *c, *[0.0] * (4 - len(c)), stage.c_noise, i + 1.0]
             refs = [(past[kind], back - 1) for kind, back, _ in stage.terms]
             self._rows.append((np.array([*row, stage.g_x, stage.g_d]), refs, direct))
+        self._spent = self._last_uses(past)
+
+    def _last_uses(self, past: dict[str, deque]) -> list[list[tuple[deque, int]]]:
+        """Which places of the past no later stage reads, after every stage: a Runge-Kutta start looks back a long way
+        on few arrays, and what is given back early is still in cache when it is handed out again."""
+        count = len(self.plan)
+        last = {(kind, j): j for kind, kept in past.items() if kept.maxlen for j in range(count)}
+        for i, stage in enumerate(self.plan.stages):
+            for kind, back, _ in stage.terms:
+                last[kind, i - back] = i
+        spent: list[list[tuple[deque, int]]] = [[] for _ in range(count)]
+        for (kind, j), i in last.items():
+            if i - j < past[kind].maxlen:  # type: ignore[operator]  # further back it falls out by itself
+                spent[i].append((past[kind], i - j))
+        return spent
 
     def step(
         self,
@@ -135,6 +150,8 @@ class Stepper:
         following, h = ops.sampler_step.run_all(*arrays, **self.attrs)
         self._h.appendleft(h)
         self._x.appendleft(x)
+        for kept, at in self._spent[i]:
+            kept[at] = None
         return following, h
 
     def denoised(self, i: int, x: Any, prediction: Any) -> Any:

@@ -64,7 +64,8 @@ def _sampling():
 def _loop(a, work, independent=False):
     torch, x, denoised = with_torch(a, "x", "denoised")
     sampling = _sampling()
-    run, sigmas = getattr(sampling, f"sample_{work.name}"), torch.tensor(a.sigmas.tolist())
+    name = {"dpm2": "dpm_2"}.get(work.name, work.name)
+    run, sigmas = getattr(sampling, f"sample_{name}"), torch.tensor(a.sigmas.tolist())
     noise = {"noise_sampler": sampling.default_noise_sampler(x)} if independent else {}
     return lambda: run(lambda x, sigma: denoised, x, sigmas, disable=True, **noise)
 

@@ -168,6 +168,17 @@ def test_sample_refuses(options, message):
         diffusion.sample(denoise, np.ones((3, 2)), SAMPLERS["euler_ancestral"](LEVELS), **options)
 
 
+def test_what_is_no_plan_and_no_number_is_named():
+    with pytest.raises(TypeError, match=r"sample: plan must be a Plan, such as dpmpp_2m\(sigmas\), got list"):
+        diffusion.sample(denoise, np.ones((3, 2)), [2.0, 1.0])
+    with pytest.raises(TypeError, match=r"euler: sigmas must be numbers, got \['a'\]"):
+        SAMPLERS["euler"](["a"])
+    with pytest.raises(ValueError, match="flow_rk4: times must fall strictly, got times"):
+        flow_rk4([0.0, 1.0])
+    with pytest.raises(ValueError, match=r"karras_sigmas: n must be an integer of at least 1, got 2\.5"):
+        diffusion.karras_sigmas(2.5)
+
+
 @pytest.mark.parametrize("prediction", list(PREDICTIONS))
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 2.0), (0.6, 0.8), (0.3, 0.7)])
 def test_conversions_find_the_data(prediction, alpha, sigma):

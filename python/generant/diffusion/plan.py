@@ -162,24 +162,27 @@ class Plan:
         return "\n".join(lines)
 
 
-def checked_levels(sampler: str, sigmas: Any, *, at_least: int = 2) -> list[float]:
-    """sigmas as a list of floats: finite, falling strictly, ending at or above 0, `at_least` of them."""
-    levels = np.asarray(sigmas, np.float64)
+def checked_levels(sampler: str, sigmas: Any, *, at_least: int = 2, name: str = "sigmas") -> list[float]:
+    """Levels as a list of floats: finite, falling strictly, ending at or above 0, `at_least` of them."""
+    try:
+        levels = np.asarray(sigmas, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{sampler}: {name} must be numbers, got {sigmas!r}") from None
     if levels.ndim != 1 or len(levels) < at_least:
         raise ValueError(
-            f"{sampler}: sigmas must be a vector of at least {at_least} noise levels, got shape {levels.shape}"
+            f"{sampler}: {name} must be a vector of at least {at_least} noise levels, got shape {levels.shape}"
         )
     if not np.isfinite(levels).all():
         first = int(np.argmin(np.isfinite(levels)))
-        raise ValueError(f"{sampler}: sigmas must be finite, got sigmas[{first}] = {levels[first]}")
+        raise ValueError(f"{sampler}: {name} must be finite, got {name}[{first}] = {levels[first]}")
     if not (np.diff(levels) < 0).all():
         first = int(np.argmax(np.diff(levels) >= 0))
         raise ValueError(
-            f"{sampler}: sigmas must fall strictly, got sigmas[{first}] = {levels[first]} and "
-            f"sigmas[{first + 1}] = {levels[first + 1]}"
+            f"{sampler}: {name} must fall strictly, got {name}[{first}] = {levels[first]} and "
+            f"{name}[{first + 1}] = {levels[first + 1]}"
         )
     if levels[-1] < 0:
-        raise ValueError(f"{sampler}: sigmas must end at or above 0, got {levels[-1]}")
+        raise ValueError(f"{sampler}: {name} must end at or above 0, got {levels[-1]}")
     return levels.tolist()
 
 

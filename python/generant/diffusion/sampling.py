@@ -196,6 +196,8 @@ def sample(
     are not needed. edit(i, x) may replace x after stage i (inpainting). callback(i, h) sees what stage i
     kept: D for most samplers. Returning True there ends the run.
     """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"sample: plan must be a Plan, such as dpmpp_2m(sigmas), got {type(plan).__name__}")
     given = hasattr(noise, "normal")
     if not given and noise not in NOISES:
         raise ValueError(f"sample: noise must be one of {', '.join(NOISES)}, or have normal(), got {noise!r}")

@@ -21,7 +21,7 @@ THIRD = ((1 / 3, (1 / 3,)), (2 / 3, (0.0, 2 / 3)), (1.0, (0.25, 0.0, 0.75)))  # 
 
 def checked_times(sampler: str, times: Any) -> list[float]:
     """times as floats: from 1 or below, falling strictly, to 0 or above."""
-    checked = checked_levels(sampler, times)
+    checked = checked_levels(sampler, times, name="times")
     if checked[0] > 1:
         raise ValueError(f"{sampler}: times must lie in 0 ... 1, got times[0] = {checked[0]}")
     return checked

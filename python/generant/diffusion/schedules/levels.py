@@ -110,8 +110,8 @@ def ays_sigmas(model: str, n: int = 10) -> np.ndarray:
 
 
 def _check(function: str, n: int, sigma_min: float, sigma_max: float) -> None:
-    if n < 1:
-        raise ValueError(f"{function}: n must be at least 1, got {n}")
+    if n != int(n) or n < 1:
+        raise ValueError(f"{function}: n must be an integer of at least 1, got {n}")
     if not 0 < sigma_min <= sigma_max < np.inf:
         raise ValueError(f"{function}: wanted 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}")
 

@@ -1,8 +1,8 @@
 """Likelihoods against closed forms: Gaussians and a mixture to 1e-6 nats, the variational bound against its limit.
 
-Seen to fail: with the divergence of the wrong sign, with weights of order 4 in the last stage, with the log-volume of
+Seen to fail: with the divergence of the wrong sign, with one weight of the last stage wrong, with the log-volume of
 dequantisation for [0, 1], with the prior's mean left out, with the decoder's variance times 4,
-with beta for the posterior's variance.
+with beta for the posterior's variance, with rows repeated for the trace.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def test_a_denoiser_may_hold_a_label_for_every_row():
     """Two Gaussians by label, the exact trace and probes: the rows are never repeated."""
     c, m = np.array([[0.25], [1.0], [0.25]]), np.array([[3.0], [0.0], [-1.0]])
     x = m + np.array([[0.3, 0.1], [-1.0, 0.5], [0.0, 0.2]])
-    by_label = lambda x, sigma: ops.add(ops.mul(ops.add(x, -m), c / (c + sigma**2)), m)
+
+    def by_label(x, sigma):
+        assert x.shape == (3, 2)
+        return ops.add(ops.mul(ops.add(x, -m), c / (c + sigma**2)), m)
+
     exact = -(((x - m) ** 2).sum(1) / (2 * (c[:, 0] + LOW**2))) - np.log(2 * pi * (c[:, 0] + LOW**2))
     for options in ({}, {"trace": "hutchinson", "key": 1, "probes": 3}):
         found = log_likelihood(by_label, x, sigma_min=LOW, sigma_max=1e4, **options)

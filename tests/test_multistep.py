@@ -234,6 +234,17 @@ def test_integrals_are_exact() -> None:
                     assert got[j] == pytest.approx(float(exact), rel=1e-12)
 
 
+def test_a_run_holds_no_more_arrays_than_it_needs() -> None:
+    """A Runge-Kutta start looks back twelve stages, on four arrays; what was given back is never read."""
+    plan = lms([*np.geomspace(3.0, 0.1, 12), 0.0])
+    stepper, x, most = Stepper(plan), start(), 0
+    assert max(back for stage in plan.stages for _, back, _ in stage.terms) > 8
+    for i, stage in enumerate(plan.stages):
+        x, _ = stepper.step(i, x, denoise(x, stage.sigma))
+        most = max(most, sum(type(a) is np.ndarray for a in [*stepper._h, *stepper._x]))
+    assert most <= 8 and np.isfinite(x).all()
+
+
 def test_denoised_comes_back_from_the_slope() -> None:
     """The history is d = (x - D) / sigma here; whoever watches a run gets D from it, in every form."""
     for plan in (lms(LEVELS), rescaled(pndm(LEVELS), "flow"), rescaled(deis(LEVELS), "vp")):

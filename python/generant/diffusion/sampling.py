@@ -22,6 +22,7 @@ from .predictions import conversion
 __all__ = ["NOISES", "Stepper", "dtype_name", "initial_noise", "sample", "sample_keys"]
 
 NOISES = ("independent", "bridge")
+SPENT = object()  # stands where an array was given back: the kernel would take None for an array that is absent
 NONE = (None,) * 4  # the history arrays of ops.sampler_step where there are none
 INITIAL = 0  # the number of the noise that a run starts from; the noise of stage i has number i + 1
 
@@ -110,7 +111,7 @@ class Stepper:
                 last[kind, i - back] = i
         spent: list[list[tuple[deque, int]]] = [[] for _ in range(count)]
         for (kind, j), i in last.items():
-            if i - j < past[kind].maxlen:  # type: ignore[operator]  # further back it falls out by itself
+            if i - j < (past[kind].maxlen or 0):  # further back it falls out by itself
                 spent[i].append((past[kind], i - j))
         return spent
 
@@ -151,7 +152,7 @@ class Stepper:
         self._h.appendleft(h)
         self._x.appendleft(x)
         for kept, at in self._spent[i]:
-            kept[at] = None
+            kept[at] = SPENT
         return following, h
 
     def denoised(self, i: int, x: Any, prediction: Any) -> Any:

@@ -43,13 +43,13 @@ def ddim_stage(
         keep, raw = direction * sigma, direction * alpha
     elif sigma > 0:
         keep, raw = direction / sigma, -direction * alpha / sigma
-    span = tuple(float(np.sqrt((1 - float(v)) / float(v))) if v > 0 else float("inf") for v in (a, b))
-    stage = Stage(sigma, alpha, time=t, c_x=keep, c_d=ahead, c_noise=deviation, span=span)  # type: ignore[arg-type]
+    start, to = (float(np.sqrt((1 - float(v)) / float(v))) if v > 0 else float("inf") for v in (a, b))
+    stage = Stage(sigma, alpha, time=t, c_x=keep, c_d=ahead, c_noise=deviation, span=(start, to))
     return stage, raw
 
 
 def _program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
-    config, table = setting.config, setting.tables.alphas_cumprod  # type: ignore[union-attr]
+    config, table = setting.config, setting.table
     eta, times, total = float(options["eta"]), grid.timesteps.tolist(), len(table)
     if not eta >= 0:
         raise ValueError(f"{NAME}.step: eta must be at least 0, got {eta}")
@@ -89,7 +89,7 @@ def _inverse_grid(setting: Setting, n: int | None, given: Mapping[str, Any]) -> 
 
 
 def _inverse_program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
-    config, table = setting.config, setting.tables.alphas_cumprod  # type: ignore[union-attr]
+    config, table = setting.config, setting.table
     times, total = grid.timesteps.tolist(), len(table)
     first = table.dtype.type(1) if config["set_alpha_to_one"] else table[0]
     stages, raw = [], []
@@ -112,6 +112,6 @@ DDIM_INVERSE = register(
     Family(
         INVERSE, SHARED, grid=_inverse_grid, program=_inverse_program, prediction=vp_prediction(INVERSE),
         by_timestep=True,
-        start=lambda setting: Grid(np.arange(len(setting.tables.betas)), None, "vp", table_noise=True),  # type: ignore
+        start=lambda setting: Grid(np.arange(len(setting.table)), None, "vp", table_noise=True),
     )
 )  # fmt: skip

@@ -38,11 +38,11 @@ def _check(config: Mapping[str, Any]) -> None:
 def _program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
     kind = setting.config["variance_type"]
     times = [*grid.timesteps.tolist(), -1]
-    one = setting.tables.alphas_cumprod.dtype.type(1)  # type: ignore[union-attr]
+    one = setting.table.dtype.type(1)
     stages, draws, logs = [], [], []
     for i in range(begin, len(grid.timesteps)):
         t, following = times[i], times[i + 1]
-        a, b = setting.tables.alphas_cumprod[t], alpha_bar(setting, following, one)  # type: ignore[union-attr]
+        a, b = setting.table[t], alpha_bar(setting, following, one)
         kept = a / b
         beta = one - kept
         small = np.maximum((one - b) / (one - a) * beta, one * 1e-20)

@@ -61,7 +61,7 @@ def _grid(name: str, setting: Setting, n: int | None, given: Mapping[str, Any]) 
 
 def _lcm_program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
     assert setting.tables is not None
-    table, times, stages = setting.tables.alphas_cumprod, grid.timesteps.tolist(), []
+    table, times, stages = setting.table, grid.timesteps.tolist(), []
     for i in range(begin, len(times)):
         t, last = times[i], i == len(times) - 1
         a, b = float(table[t]), 1.0 if last else float(table[times[i + 1]])
@@ -87,7 +87,7 @@ LCM = register(
 
 def _tcd_program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
     assert setting.tables is not None
-    table, times, eta, stages = setting.tables.alphas_cumprod, grid.timesteps.tolist(), float(options["eta"]), []
+    table, times, eta, stages = setting.table, grid.timesteps.tolist(), float(options["eta"]), []
     if not 0 <= eta <= 1:
         raise ValueError(f"{TRAJECTORY}.step: eta must lie in 0 ... 1, got {eta}")
     for i in range(begin, len(times)):

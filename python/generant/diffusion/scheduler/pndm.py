@@ -63,7 +63,7 @@ def _step(setting: Setting, counter: int, i: int, times: list[int], n: int) -> t
 
 def _program(setting: Setting, grid: Grid, begin: int, options: Mapping[str, Any]) -> Program:
     assert setting.tables is not None
-    table, times = setting.tables.alphas_cumprod, grid.timesteps.tolist()
+    table, times = setting.table, grid.timesteps.tolist()
     n = len(times) - 1 if setting.config["skip_prk_steps"] else len(times) - 9
     if len(times) == 1:
         n = 1

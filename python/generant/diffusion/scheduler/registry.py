@@ -40,6 +40,12 @@ class Setting(NamedTuple):
     tables: Tables | None  # None where the class has no betas
     compat: bool  # True: as diffusers 0.42 does it, with its quirks; False: exact
 
+    @property
+    def table(self) -> np.ndarray:
+        """alphas_cumprod of training, (T,), for classes that have betas."""
+        assert self.tables is not None
+        return self.tables.alphas_cumprod
+
 
 class Grid(NamedTuple):
     """Where the steps lie: what set_timesteps decides.

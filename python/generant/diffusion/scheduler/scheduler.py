@@ -362,7 +362,8 @@ class Scheduler:
             else:
                 at = [self.index_for_timestep(x) for x in t]
             alpha, sigma = alpha_sigma(grid.form, np.asarray(grid.sigmas)[at])
-        return tuple(np.ascontiguousarray(np.broadcast_to(v, n), dtype) for v in (alpha, sigma))  # type: ignore
+        alpha, sigma = (np.ascontiguousarray(np.broadcast_to(v, n), dtype) for v in (alpha, sigma))
+        return alpha, sigma
 
     def _trained(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """alpha and sigma of every training step, worked out once."""

@@ -31,7 +31,7 @@ def spaced_times(name: str, setting: Setting, n: int, *, rising: bool = False) -
     ValueError for an unknown spacing, and in compat mode where steps_offset leads beyond the last timestep; exact mode
     lowers the offset then.
     """
-    config, total = setting.config, len(setting.tables.betas)  # type: ignore[union-attr]
+    config, total = setting.config, len(setting.table)
     spacing, offset = config.get("timestep_spacing", "leading"), int(config.get("steps_offset", 0))
     if spacing not in SPACINGS:
         raise ValueError(f"{name}: timestep_spacing must be linspace, leading or trailing, got {spacing!r}")
@@ -60,7 +60,7 @@ def vp_grid(name: str, setting: Setting, n: int | None, given: Mapping[str, Any]
         assert n is not None
         times = spaced_times(name, setting, n, rising=rising)
     else:
-        times, total = np.asarray(custom), len(setting.tables.betas)  # type: ignore[union-attr]
+        times, total = np.asarray(custom), len(setting.table)
         if times.ndim != 1 or len(times) == 0 or (times != times.astype(np.int64)).any():
             raise ValueError(f"{name}.set_timesteps: timesteps must be a list of integers, got {custom!r}")
         if not (np.diff(times) < 0).all() or times[0] >= total or times[-1] < 0:

@@ -2,7 +2,9 @@
 
 The network is cheap, bounded and not linear; both sides get the same noise. The DPM-Solver family has a file of its
 own. Seen to fail: with DDIM's direction taken from the clipped D, with its next timestep from the table, with Heun's
-second slope at the first level, with PLMS's second call counted as history, with the flow shift applied once.
+second slope at the first level, with PLMS's second call counted as history, with the flow shift applied once,
+with bounds of another class's levels dropped, with defaults passed on as choices, with a timestep of -1 taken for the
+data, with Euler's velocity at the right level.
 """
 
 from __future__ import annotations

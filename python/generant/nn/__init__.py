@@ -2,9 +2,10 @@
 
 from . import init
 from .embedding import Embedding, FourierFeatures
+from .learner import Learner
 from .linear import Linear
 from .mlp import MlpDenoiser, ResidualBlock
-from .module import Buffer, Module, Packed, load_state, named_parameters, pack, state, value_and_grad
+from .module import Buffer, Module, Packed, load_state, look_alike, named_buffers, named_parameters, pack, state, value_and_grad
 from .norm import LayerNorm
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Embedding",
     "FourierFeatures",
     "LayerNorm",
+    "Learner",
     "Linear",
     "MlpDenoiser",
     "Module",
@@ -19,6 +21,8 @@ __all__ = [
     "ResidualBlock",
     "init",
     "load_state",
+    "look_alike",
+    "named_buffers",
     "named_parameters",
     "pack",
     "state",

@@ -5,7 +5,18 @@ from .embedding import Embedding, FourierFeatures
 from .learner import Learner
 from .linear import Linear
 from .mlp import MlpDenoiser, ResidualBlock
-from .module import Buffer, Module, Packed, load_state, look_alike, named_buffers, named_parameters, pack, state, value_and_grad
+from .module import (
+    Buffer,
+    Module,
+    Packed,
+    load_state,
+    look_alike,
+    named_buffers,
+    named_parameters,
+    pack,
+    state,
+    value_and_grad,
+)
 from .norm import LayerNorm
 
 __all__ = [

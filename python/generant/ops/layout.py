@@ -1,6 +1,6 @@
 """Ops that move or fill but do not compute: NumPy's own views and copies, and their adjoints.
 
-They have no kernels; every backend runs these bodies.
+All but assign_ have no kernels; every backend runs these bodies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from ._table import op, rule
 
 __all__ = [
-    "cast", "concat", "concatenate", "full_like", "reshape", "slice_axis", "split", "stop_gradient", "transpose",
+    "assign_", "cast", "concat", "concatenate", "full_like", "reshape", "slice_axis", "split", "stop_gradient",
+    "transpose",
 ]
 
 
@@ -168,6 +169,12 @@ def stop_gradient(x: Any) -> Any:
 
 
 rule(stop_gradient, lambda gys, ys, needs, x: [None])
+
+
+@op("dst: ..., src: ... ->", effects=(0,), sizes=[dict(_=(2, 3)), dict(_=()), dict(_=(20011,))])
+def assign_(dst: Any, src: Any) -> None:
+    """dst <- src, in place. dst, src: arrays of one shape. Not differentiable."""
+    np.copyto(dst, src)
 
 
 @op("x: ... -> ...", sizes=[dict(_=(2, 3))], native=False, keep="")

@@ -32,7 +32,7 @@ LAYER = {
     "diffusion": 5, "metrics": 5,
     "nn": 4,
     "optim": 3, "data": 3, "io": 3,
-    "random": 2, "pairwise": 2, "_config": 2,
+    "random": 2, "pairwise": 2, "recording": 2, "_config": 2,
     "ops": 1,
     "autograd": 0, "_threadpoolctl": 0, "_native": 0,
 }  # fmt: skip

@@ -1,22 +1,41 @@
 """Layers as plain objects whose array attributes are their parameters. Knows ops, and nothing of backends."""
 
 from . import init
-from .embedding import Embedding, FourierFeatures
+from .attention import Attention
+from .conv import Conv2d, ConvTranspose2d, Downsample, Upsample
+from .dit import DiT
+from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
 from .linear import Linear
-from .mlp import MlpDenoiser, ResidualBlock
+from .mlp import MLP, MlpDenoiser, ResidualBlock
 from .module import Buffer, Module, Packed, load_state, named_parameters, pack, state, value_and_grad
-from .norm import LayerNorm
+from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .residual import AttentionBlock, ResBlock
+from .unet import UNet2D
 
 __all__ = [
+    "MLP",
+    "Attention",
+    "AttentionBlock",
+    "BatchNorm",
     "Buffer",
+    "Conv2d",
+    "ConvTranspose2d",
+    "DiT",
+    "Downsample",
     "Embedding",
     "FourierFeatures",
+    "GroupNorm",
     "LayerNorm",
     "Linear",
     "MlpDenoiser",
     "Module",
     "Packed",
+    "RMSNorm",
+    "ResBlock",
     "ResidualBlock",
+    "SinusoidalFeatures",
+    "UNet2D",
+    "Upsample",
     "init",
     "load_state",
     "named_parameters",

@@ -10,6 +10,7 @@ from .mlp import MLP, MlpDenoiser, ResidualBlock
 from .module import Buffer, Module, Packed, load_state, named_parameters, pack, state, value_and_grad
 from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .residual import AttentionBlock, ResBlock
+from .summary import Summary, summary
 from .unet import UNet2D
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ResBlock",
     "ResidualBlock",
     "SinusoidalFeatures",
+    "Summary",
     "UNet2D",
     "Upsample",
     "init",
@@ -41,5 +43,6 @@ __all__ = [
     "named_parameters",
     "pack",
     "state",
+    "summary",
     "value_and_grad",
 ]

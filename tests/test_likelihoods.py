@@ -25,7 +25,7 @@ from generant.models.likelihoods import (
     Likelihood,
     Mixed,
     Multinomial,
-    _draw,
+    draw_levels,
     likelihood,
 )
 from generant.random import key
@@ -230,7 +230,7 @@ def test_modes_are_the_likeliest_data():
 def test_a_level_of_probability_zero_is_never_drawn():
     out = np.tile(np.array([-np.inf, 0, -np.inf, 0, -np.inf], np.float32), (50000, 1))
     assert set(Categorical(5).sample(key(0), out)[:, 0]) == {1, 3}
-    np.testing.assert_array_equal(_draw(np.array([0, 1 - 2.0**-53]), out[:2]), [1, 3])
+    np.testing.assert_array_equal(draw_levels(np.array([0, 1 - 2.0**-53]), out[:2]), [1, 3])
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

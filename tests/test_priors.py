@@ -1,4 +1,8 @@
 """p(z): densities against their definition in float64, gradients in everything learned, draws that fit the density.
+
+Seen to fail: with the squares taken apart in float32; without 1/k; with weights that do not add up to one; with a
+variance for a deviation; with draws of equal weights; with pseudo-inputs shared with the caller, or without their upper
+bound; with means in place of log-variances.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ def test_densities_are_their_definition(rng):
 
 def test_a_mixture_integrates_to_one():
     p = mixture(d=1)
-    z = np.linspace(-40, 40, 40001)[:, None]
+    z = np.linspace(-30, 30, 3001)[:, None]
     assert np.exp(p.log_prob(z)).sum() * (z[1, 0] - z[0, 0]) == pytest.approx(1, abs=1e-9)
 
 
@@ -132,7 +136,7 @@ def test_draws_fit_the_density():
     variance = weight @ (np.exp(p.logvar) + p.mu**2) - mean**2
     assert (abs(z.mean(0) - mean) < 4.5 * np.sqrt(variance / n)).all()
     np.testing.assert_allclose(z.var(0), variance, rtol=0.06)
-    grid = np.stack(np.meshgrid(*[np.linspace(-12, 12, 600)] * 2), -1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(*[np.linspace(-10, 10, 121)] * 2), -1).reshape(-1, 2)
     density = np.exp(p.log_prob(grid))
     assert p.log_prob(z).mean() == pytest.approx((density * np.log(density)).sum() / density.sum(), abs=0.05)
     np.testing.assert_array_equal(p.sample(key(5), 37), z[:37])

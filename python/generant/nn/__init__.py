@@ -4,9 +4,21 @@ from . import init
 from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .embedding import Embedding, FourierFeatures
 from .gan import MlpDiscriminator, MlpGenerator, minibatch_stddev
+from .learner import Learner
 from .linear import Linear
 from .mlp import MlpDenoiser, ResidualBlock
-from .module import Buffer, Module, Packed, load_state, named_parameters, pack, state, value_and_grad
+from .module import (
+    Buffer,
+    Module,
+    Packed,
+    load_state,
+    look_alike,
+    named_buffers,
+    named_parameters,
+    pack,
+    state,
+    value_and_grad,
+)
 from .norm import LayerNorm
 from .resnet_gan import ResNetDiscriminator, ResNetGenerator
 from .spectral import SpectralNorm
@@ -18,6 +30,7 @@ __all__ = [
     "Embedding",
     "FourierFeatures",
     "LayerNorm",
+    "Learner",
     "Linear",
     "MlpDenoiser",
     "MlpDiscriminator",
@@ -31,6 +44,8 @@ __all__ = [
     "init",
     "load_state",
     "minibatch_stddev",
+    "look_alike",
+    "named_buffers",
     "named_parameters",
     "pack",
     "state",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .state import Stateful, flat
+from .state import Stateful, arrays, flat
 
 __all__ = ["EMA"]
 
@@ -64,11 +64,15 @@ class EMA(Stateful):
         self.decay[0] = self._decay(int(self.count[0]))
         self.count += 1
 
-    def apply(self, ok: Any = None) -> None:
-        """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0."""
-        ops.ema_(self.average, self.params, self.decay, ok)
+    def apply(self, ok: Any = None, at: dict[str, Any] | None = None) -> None:
+        """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0.
 
-    def update(self, ok: Any = None) -> None:
+        at: the arrays to work on instead of its own, by the names of `state` and "params".
+        """
+        a = arrays(self, at)
+        ops.ema_(a["average"], a["params"], a["decay"], ok)
+
+    def update(self, ok: Any = None, *, at: dict[str, Any] | None = None) -> None:
         """One update."""
         self.prepare()
-        self.apply(ok)
+        self.apply(ok, at)

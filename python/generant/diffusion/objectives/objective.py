@@ -8,7 +8,7 @@ themselves (targets, times, weightings).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .targets import LARGEST, Target, checked_training_levels, scales, target
 from .times import TIMES
 from .weightings import WEIGHTINGS
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "Prepared"]
 
 SELF = 1  # what the key is folded with to draw who is conditioned on its own estimate
 
@@ -34,6 +34,25 @@ def _chosen(what: str, given: Any, table: dict[str, Callable[..., np.ndarray]]) 
     if given not in table:
         raise ValueError(f"Objective: {what} must be one of {', '.join(table)} or a function, got {given!r}")
     return table[given]
+
+
+class Prepared(NamedTuple):
+    """What a loss needs of its levels, each (n,): input, what the network is told, target, weight; and, with
+    self-conditioning, the estimate own_x input + own_p prediction, 0 where it is not shown."""
+
+    in_x: Any
+    in_z: Any
+    told: Any
+    b_x: Any
+    b_z: Any
+    weight: Any
+    own_x: Any = None
+    own_p: Any = None
+
+
+def _of_denoised(goal: Target) -> tuple[np.ndarray, np.ndarray]:
+    """(a, gain) with D = a input + gain prediction: a makes D = data where the prediction is the target."""
+    return -goal.gain * goal.b_z / goal.in_z, goal.gain  # the noise cancels
 
 
 class Objective:
@@ -82,6 +101,30 @@ class Objective:
             raise ValueError(f"Objective: weighting must return {len(s)} numbers, got shape {weight.shape}")
         return weight * target(self.prediction, s, form=self.form).gain ** 2
 
+    def prepare(self, levels: Any, dtype: Any = "float32", key: Any = None) -> Prepared:
+        """What `prepared_losses` needs of the levels (n,), worked out in float64. key: see `losses`; unused without
+        self-conditioning."""
+        s = checked_training_levels("Objective.losses", levels, self.form)
+        goal = target(self.prediction, s, form=self.form)
+        columns = [goal.in_x, goal.in_z, self.told(s), goal.b_x, goal.b_z, self.weight(s)]
+        if self.self_conditioning:
+            chosen = random.uniform(random.fold_in(key, SELF), len(s), "float64") < self.self_conditioning
+            columns += [c * chosen for c in _of_denoised(goal)]
+        return Prepared(*[np.asarray(c, np.float64).astype(dtype) for c in columns])
+
+    def prepared_losses(
+        self, network: Callable[..., Any], x: Any, labels: Any, prepared: Any, key: Any, *, noise: Any = None
+    ) -> Any:
+        """`losses` at prepared levels, in ops alone: what a recorded step calls. prepared: the arrays of `prepare`."""
+        p = Prepared(*prepared)
+        inputs = ops.q_sample(x, p.in_x, p.in_z, key) if noise is None else ops.add_noise(x, noise, p.in_x, p.in_z)
+        said = self._predict(network, inputs, labels, p)
+        if noise is None:
+            return ops.denoising_loss(said, x, p.b_x, p.b_z, p.weight, key)
+        square = ops.square(ops.sub(said, ops.add_noise(x, noise, p.b_x, p.b_z)))
+        rest = tuple(range(1, len(x.shape)))
+        return ops.mul(p.weight, ops.mean(square, axis=rest) if rest else square)
+
     def losses(
         self,
         network: Callable[..., Any],
@@ -97,23 +140,12 @@ class Objective:
         x (n, ...): data; labels (n,) or None; levels (n,): sigma / alpha; key: 2 uint64, of the noise; noise: like x,
         to be used instead, as after `ot_pairing`.
         """
-        s = checked_training_levels("Objective.losses", levels, self.form)
-        if s.shape != (x.shape[0],):
-            raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {s.size} levels")
+        prepared = self.prepare(levels, x.dtype, key)
+        if len(prepared.told) != x.shape[0]:
+            raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {len(prepared.told)} levels")
         if noise is not None and tuple(noise.shape) != tuple(x.shape):
             raise ValueError(f"Objective.losses: noise must have x's shape {x.shape}, got {noise.shape}")
-        goal = target(self.prediction, s, form=self.form)
-        cast = lambda a: np.asarray(a, np.float64).astype(x.dtype)
-        in_x, in_z = cast(goal.in_x), cast(goal.in_z)
-        inputs = ops.q_sample(x, in_x, in_z, key) if noise is None else ops.add_noise(x, noise, in_x, in_z)
-        said = self._predict(network, inputs, cast(self.told(s)), labels, goal, key)
-        weight = cast(self.weight(s))
-        if noise is None:
-            return ops.denoising_loss(said, x, cast(goal.b_x), cast(goal.b_z), weight, key)
-        wanted = ops.add_noise(x, noise, cast(goal.b_x), cast(goal.b_z))
-        square = ops.square(ops.sub(said, wanted))
-        rest = tuple(range(1, len(x.shape)))
-        return ops.mul(weight, ops.mean(square, axis=rest) if rest else square)
+        return self.prepared_losses(network, x, labels, prepared, key, noise=noise)
 
     def loss(
         self,
@@ -132,23 +164,14 @@ class Objective:
             each = ops.mul(each, np.asarray(sample_weight).astype(x.dtype))
         return ops.mean(each)
 
-    def _predict(
-        self, network: Callable[..., Any], inputs: Any, told: Any, labels: Any, goal: Target, key: Any
-    ) -> Any:
+    def _predict(self, network: Callable[..., Any], inputs: Any, labels: Any, p: Prepared) -> Any:
         if self.self_conditioning is None:
-            return network(inputs, told, labels)
-        nothing = np.zeros(inputs.shape, inputs.dtype)
-        chosen = random.uniform(random.fold_in(key, SELF), len(told), "float64") < self.self_conditioning
-        if not chosen.any():
-            return network(inputs, told, labels, nothing)
-        first = ops.stop_gradient(network(inputs, told, labels, nothing))
-        return network(inputs, told, labels, self._denoised(inputs, first, goal, chosen))
-
-    def _denoised(self, inputs: Any, said: Any, goal: Target, chosen: np.ndarray) -> Any:
-        """chosen D = a input + gain said, where a makes D = data for said = target: b = a in + gain target."""
-        a = -goal.gain * goal.b_z / goal.in_z  # the noise cancels
-        cast = lambda c: (c * chosen).astype(inputs.dtype)
-        return ops.add_noise(inputs, said, cast(a), cast(goal.gain))
+            return network(inputs, p.told, labels)
+        nothing = ops.affine(inputs, scale=0.0)
+        if p.own_x is None:
+            return network(inputs, p.told, labels, nothing)
+        first = ops.stop_gradient(network(inputs, p.told, labels, nothing))
+        return network(inputs, p.told, labels, ops.add_noise(inputs, first, p.own_x, p.own_p))
 
     def predictor(self, network: Callable[..., Any], labels: Any = None) -> Callable[[Any, float], Any]:
         """predict(x, sigma) for `sampling.sample(.., prediction=objective.prediction)`, with a plan of the same form.
@@ -168,7 +191,8 @@ class Objective:
             if self.self_conditioning is None:
                 return network(inputs, told, labels)
             said = network(inputs, told, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
-            carried[:] = [self._denoised(inputs, said, goal, np.ones(x.shape[0]))]
+            own = [np.full(x.shape[0], c[0], x.dtype) for c in _of_denoised(goal)]
+            carried[:] = [ops.add_noise(inputs, said, *own)]
             return said
 
         return predict

@@ -7,6 +7,7 @@ themselves (targets, times, weightings).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,6 +87,22 @@ class Objective:
         self.self_conditioning = self_conditioning
         scales(form, np.ones(1))  # refuses a form that is none
         target(self.prediction, np.ones(1), form=form)
+
+    def __repr__(self) -> str:
+        parts = [f"form={self.form!r}"]
+        for name, choice in (("times", self._times), ("weighting", self._weighting)):
+            if choice is not None:
+                parts.append(f"{name}={getattr(getattr(choice, 'func', choice), '__name__', 'given')}")
+        if self.self_conditioning is not None:
+            parts.append(f"self_conditioning={self.self_conditioning}")
+        what = self.prediction if isinstance(self.prediction, str) else type(self.prediction).__name__
+        return f"Objective({what!r}, {', '.join(parts)})"
+
+    def weighted(self, weighting: str | Callable[[np.ndarray], np.ndarray] | None) -> Objective:
+        """The same objective with another weighting."""
+        made = copy.copy(self)
+        made._weighting = None if weighting is None else _chosen("weighting", weighting, WEIGHTINGS)
+        return made
 
     def levels(self, key: Any, n: int) -> np.ndarray:
         """n noise levels sigma / alpha to train at. (n,) float64."""

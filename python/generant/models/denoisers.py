@@ -73,9 +73,7 @@ def build(model: Any, stream: Stream, *, classes: int) -> Any:
     network: Any
     if architecture == "mlp":
         blocks = model.blocks or 4
-        network = nn.MlpDenoiser(
-            times * model.scaling_.size, stream, classes=classes, width=model.width, blocks=blocks
-        )
+        network = nn.MlpDenoiser(times * model.scaling_.size, stream, classes=classes, width=model.width, blocks=blocks)
     elif architecture == "unet":
         network = nn.UNet2D(
             times * image[2], stream, out=None if double else image[2], channels=tuple(model.channels),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import diffusion, nn, ops, recording
+from ..autograd import vjp
 from ..diffusion import schedules
 from ..diffusion.objectives import TIMES, flow_level
 from ..random import Stream
@@ -88,20 +89,31 @@ def build(model: Any, stream: Stream, *, classes: int) -> Any:
 
 
 class Denoiser:
-    """A trained network whose calls are recorded, one recording per shape."""
+    """A trained network whose calls, and traces of their derivatives, are recorded: one recording per shape."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
         arrays = nn.state(network)
         names = {id(a): name for name, a in arrays.items()}
 
-        def call(state: dict[str, Any], *inputs: Any) -> Any:
-            return nn.look_alike(network, {i: state[name] for i, name in names.items()})(*inputs)
+        def of(state: dict[str, Any]) -> Any:
+            return nn.look_alike(network, {i: state[name] for i, name in names.items()})
 
-        self._call = recording.record(call, arrays, frozen=arrays)
+        def traced(state: dict[str, Any], v: Any, x: Any, *rest: Any) -> tuple[Any, Any]:
+            said, pull = vjp(lambda z: of(state)(z, *rest), x)
+            (slope,) = pull(v)
+            return said, ops.sum(ops.mul(slope, v), axis=tuple(range(1, len(v.shape))))
+
+        self._call = recording.record(lambda state, *inputs: of(state)(*inputs), arrays, frozen=arrays)
+        self._traced = recording.record(traced, arrays, frozen=arrays)
 
     def __call__(self, *inputs: Any) -> Any:
+        """network(x, c_noise, labels)."""
         return self._call(*inputs)
+
+    def traced(self, v: np.ndarray, *inputs: Any) -> tuple[Any, Any]:
+        """network(*inputs) and v^T J v of every row, J its derivative in x: v like x."""
+        return self._traced(v, *inputs)
 
 
 def make_objective(
@@ -111,7 +123,8 @@ def make_objective(
     """The objective of those names; `prediction` itself if it is one.
 
     form None: "flow" for the prediction "flow", "ve" for "edm", else "vp". times None: "lognormal" for "edm",
-    "logit_normal" for "flow", else "uniform". process None: "flow" in form "flow", else "cosine".
+    "logit_normal" for "flow", else "uniform". weighting None: "snr" for "score", else none. process None: "flow" in
+    form "flow", else "cosine".
     """
     if isinstance(prediction, diffusion.Objective):
         return prediction
@@ -126,6 +139,8 @@ def make_objective(
         draw = functools.partial(TIMES[times], mean=p_mean, std=p_std)
     elif times in TIMES:
         draw = functools.partial(TIMES[times], level=level_of(process, form))
+    if prediction == "score" and weighting is None:
+        weighting = "snr"  # unweighted it is infinite at small levels
     return diffusion.Objective(what, form=form, times=draw, weighting=weighting)
 
 

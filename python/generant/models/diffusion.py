@@ -29,7 +29,7 @@ from .scaling import Scaling
 __all__ = ["Diffusion"]
 
 CHUNK = 4096  # rows, or this many times 64 pixels, that a network sees at a time: bounds memory, changes no result
-DROP = 2  # what a step's key is folded with to draw whose label is hidden
+DROP, SPREAD = 2, 3  # what a step's key is folded with, to draw whose label is hidden and the noise of whole numbers
 ROUNDS = 4  # levels at which every held-out row is looked at
 
 
@@ -49,7 +49,8 @@ class Diffusion(DensityModel):
     p_std: of log sigma where times are "lognormal". Levels are in the unit in which the data has root mean square 0.5.
 
     p_uncond: share of training labels that are hidden, for classifier-free guidance; guidance: its weight in sampling,
-    1 for none (Ho and Salimans, 2022). sampler: a name in diffusion.SAMPLERS; n_steps, sigma_min, sigma_max, rho,
+    1 for none (Ho and Salimans, 2022). dequantise: X are whole numbers, to which every step adds noise uniform on
+    [-1/2, 1/2); samples are rounded. sampler: a name in diffusion.SAMPLERS; n_steps, sigma_min, sigma_max, rho,
     schedule: its levels, schedule one of "karras", "exponential", "beta" and "process". clip: keep every feature of a
     sample in the range it has in X. The other parameters are those of every model, see `GenerativeModel`.
 
@@ -77,6 +78,7 @@ class Diffusion(DensityModel):
         p_std: float = 1.2,
         p_uncond: float = 0.0,
         guidance: float = 1.0,
+        dequantise: bool = False,
         sampler: str = "heun",
         n_steps: int = 18,
         schedule: str = "karras",
@@ -105,6 +107,7 @@ class Diffusion(DensityModel):
         self.objective, self.form, self.times = objective, form, times
         self.weighting, self.process = weighting, process
         self.p_mean, self.p_std, self.p_uncond, self.guidance = p_mean, p_std, p_uncond, guidance
+        self.dequantise = dequantise
         self.sampler, self.n_steps, self.schedule = sampler, n_steps, schedule
         self.sigma_min, self.sigma_max, self.rho, self.clip = sigma_min, sigma_max, rho, clip
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
@@ -227,8 +230,11 @@ class Diffusion(DensityModel):
         if codes is not None and self.p_uncond:
             hidden = uniform(fold_in(key, DROP), n, "float64") < self.p_uncond
             codes = np.where(hidden, np.int64(self._n_classes), codes)
+        if self.dequantise:
+            x = x + (uniform(fold_in(key, SPREAD), x.shape) - np.float32(0.5)) / np.float32(self.scaling_.scale)
         prepared = self.objective_.prepare(self.objective_.levels(self._stream(LEVELS).at(step), n), x.dtype, key)
-        return self._shaped(x), codes, key, *prepared._replace(weight=prepared.weight * weight)
+        prepared = prepared._replace(weight=prepared.weight * weight)
+        return self._shaped(x), codes, key, *[c for c in prepared if c is not None]
 
     def _step(self, state: dict[str, Any], *inputs: Any) -> dict[str, Any]:
         x, codes, key, *prepared = inputs
@@ -295,6 +301,8 @@ class Diffusion(DensityModel):
 
     def _present(self, rows: np.ndarray) -> np.ndarray:
         found = super()._present(rows)
+        if self.dequantise:
+            found = np.rint(found)
         return found if self.autoencoder is None else np.asarray(self.autoencoder.inverse_transform(found))
 
     # ---- likelihoods ----
@@ -303,28 +311,31 @@ class Diffusion(DensityModel):
         return diffusion_score.flow_nats(self, x, codes, self._stream(EVALUATE))
 
     def class_scores(self, X: Any) -> np.ndarray:
-        """A bound on log p(x | class) for every class of `classes_`, (n, classes), in nats: of latents, if it is them.
+        """log p(x | class) for every class of `classes_`, (n, classes), in nats; of latents, with an autoencoder.
 
-        All classes are judged by the same noise, so differences are sharper than values; see `score_samples` for those.
+        Above 8 features an estimate, the variational one of a few levels: all classes are judged by the same noise, so
+        differences are sharper than values; see `score_samples` for those. Li et al. (2023), "diffusion classifier".
         """
         self._fitted("class_scores")
         if self.classes_ is None:
             raise ValueError("Diffusion.class_scores: the model was fitted without labels")
         x = self.scaling_.forward("Diffusion.class_scores", self._latents("class_scores", X))
+        if self.scaling_.size <= diffusion_score.EXACT:
+            return self._exact_class_scores(x)
         found = diffusion_score.class_bounds(self, x, self._n_classes, self._stream(EVALUATE))
         return found + self._log_density()
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """log p(x) of every row in nats, (n,), by the probability flow; log p(x | y) if labels y (n,) are given.
 
-        A conditional model without y gives log p(x | c) + log p(c) - log p(c | x), c the likeliest class by
-        `class_scores`. The density is that of X with noise of sigma_min. Rows of more than 8 features cost random
-        probes, the same for the same place in X. Song et al. (2021).
+        The density is that of X with noise of sigma_min. Above 8 features its divergence is estimated with random
+        probes, the same for the same place in X, and a conditional model without y gives log p(x | c) + log p(c) -
+        log p(c | x), c the likeliest class by `class_scores`. Song et al. (2021), eq. 39.
         """
         self._fitted("score_samples")
         if self.autoencoder is not None:
             raise TypeError("Diffusion.score_samples: of latents is no likelihood of X; leave the autoencoder away")
-        if self.classes_ is None or y is not None:
+        if self.classes_ is None or y is not None or self.scaling_.size <= diffusion_score.EXACT:
             return super().score_samples(X, y)
         joint = self.class_scores(X) + np.log(self.priors_)
         best = joint.argmax(axis=1)
@@ -334,13 +345,13 @@ class Diffusion(DensityModel):
         return nats + self._log_density() + np.log(self.priors_)[best] - posterior
 
     def bits_per_dim(self, X: Any, y: Any = None) -> np.ndarray:
-        """-log2 p(x) per number of X, (n,). Whole numbers are dequantised first: uniform noise on [0, 1) is added, and
-        the bits are a bound on those of the numbers themselves (Theis et al., 2016).
+        """-log2 p(x) per number of X, (n,). Integers are dequantised first: uniform noise on [-1/2, 1/2) is added, and
+        the bits are a bound on those of the integers themselves (Theis et al., 2016).
         """
         self._fitted("bits_per_dim")
         X = check_data("Diffusion.bits_per_dim", X)
         if X.dtype.kind in "iub":
-            X = X + uniform(self._stream(EVALUATE).at(1 << 32), X.shape, "float64")
+            X = X + (uniform(self._stream(EVALUATE).at(1 << 32), X.shape, "float64") - 0.5)
         return -self.score_samples(X, y) / (self.n_features_in_ * math.log(2))
 
     # ---- files ----

@@ -99,9 +99,10 @@ class Objective:
         return f"Objective({what!r}, {', '.join(parts)})"
 
     def weighted(self, weighting: str | Callable[[np.ndarray], np.ndarray] | None) -> Objective:
-        """The same objective with another weighting."""
+        """For judging: the same objective with another weighting, and no estimate shown where one could be."""
         made = copy.copy(self)
         made._weighting = None if weighting is None else _chosen("weighting", weighting, WEIGHTINGS)
+        made.self_conditioning = None if self.self_conditioning is None else 0.0
         return made
 
     def levels(self, key: Any, n: int) -> np.ndarray:
@@ -190,6 +191,13 @@ class Objective:
         first = ops.stop_gradient(network(inputs, p.told, labels, nothing))
         return network(inputs, p.told, labels, ops.add_noise(inputs, first, p.own_x, p.own_p))
 
+    def at(self, level: float) -> tuple[float, float, float, float]:
+        """(in_x, told, a, gain) at one level: input = in_x (data + level noise), D = a input + gain prediction."""
+        s = np.array([level])
+        goal = target(self.prediction, s, form=self.form)
+        a, gain = _of_denoised(goal)
+        return float(goal.in_x[0]), float(self.told(s)[0]), float(a[0]), float(gain[0])
+
     def predictor(self, network: Callable[..., Any], labels: Any = None) -> Callable[[Any, float], Any]:
         """predict(x, sigma) for `sampling.sample(.., prediction=objective.prediction)`, with a plan of the same form.
 
@@ -201,15 +209,13 @@ class Objective:
         def predict(x: Any, sigma: float) -> Any:
             alpha = {"ve": 1.0, "vp": max(0.0, 1 - sigma * sigma) ** 0.5, "flow": 1 - sigma}[self.form]
             alpha = max(alpha, 1 / LARGEST)
-            s = np.array([sigma / alpha])
-            goal = target(self.prediction, s, form=self.form)
-            inputs = ops.affine(x, scale=float(goal.in_x[0]) / alpha)
-            told = np.full(x.shape[0], self.told(s)[0], x.dtype)
+            in_x, told, *own = self.at(sigma / alpha)
+            inputs = ops.affine(x, scale=in_x / alpha)
+            rows = np.full(x.shape[0], told, x.dtype)
             if self.self_conditioning is None:
-                return network(inputs, told, labels)
-            said = network(inputs, told, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
-            own = [np.full(x.shape[0], c[0], x.dtype) for c in _of_denoised(goal)]
-            carried[:] = [ops.add_noise(inputs, said, *own)]
+                return network(inputs, rows, labels)
+            said = network(inputs, rows, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
+            carried[:] = [ops.add_noise(inputs, said, *[np.full(x.shape[0], c, x.dtype) for c in own])]
             return said
 
         return predict

@@ -1,10 +1,13 @@
 """Layers as plain objects whose array attributes are their parameters. Knows ops, and nothing of backends."""
 
 from . import init
-from .embedding import Embedding, FourierFeatures
+from .attention import Attention
+from .conv import Conv2d, ConvTranspose2d, Downsample, Upsample
+from .dit import DiT
+from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
 from .learner import Learner
 from .linear import Linear
-from .mlp import MlpDenoiser, ResidualBlock
+from .mlp import MLP, MlpDenoiser, ResidualBlock
 from .module import (
     Buffer,
     Module,
@@ -17,19 +20,35 @@ from .module import (
     state,
     value_and_grad,
 )
-from .norm import LayerNorm
+from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .residual import AttentionBlock, ResBlock
+from .unet import UNet2D
 
 __all__ = [
+    "MLP",
+    "Attention",
+    "AttentionBlock",
+    "BatchNorm",
     "Buffer",
+    "Conv2d",
+    "ConvTranspose2d",
+    "DiT",
+    "Downsample",
     "Embedding",
     "FourierFeatures",
+    "GroupNorm",
     "LayerNorm",
     "Learner",
     "Linear",
     "MlpDenoiser",
     "Module",
     "Packed",
+    "RMSNorm",
+    "ResBlock",
     "ResidualBlock",
+    "SinusoidalFeatures",
+    "UNet2D",
+    "Upsample",
     "init",
     "load_state",
     "look_alike",

@@ -2,5 +2,6 @@
 
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
+from .vae import VAE
 
-__all__ = ["Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = ["VAE", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]

@@ -22,7 +22,8 @@ from .estimator import check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, VALIDATION
 from .latent import LatentModel, row_keys
 from .scaling import Scaling
-from .vae_networks import Autoencoder, autoencoder_parts, presented
+from .unknown_labels import fill_unknown, is_known
+from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
 __all__ = ["VAE"]
 
@@ -139,7 +140,23 @@ class VAE(LatentModel, DensityModel):
 
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
         self._grey = bool(((X != 0) & (X != 1)).any())
+        if self.semi_supervised:
+            if labels is None or not is_known(labels).any():
+                raise ValueError(f"{type(self).__name__}.fit: semi_supervised needs y with at least one known label")
+            labels = labels[is_known(labels)]
         super()._begin(X, labels, classes)
+
+    def _checked(self, where: str, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, Any, np.ndarray]:
+        return super()._checked(where, X, fill_unknown(y) if self.semi_supervised else y, sample_weight)
+
+    def _training_codes(self, where: str, labels: Any, n: int) -> np.ndarray | None:
+        if not self.semi_supervised:
+            return super()._training_codes(where, labels, n)
+        known = is_known(labels)
+        self._strength = self.alpha * n / max(1, known.sum())
+        codes = np.full(n, -1, np.int64)
+        codes[known] = self._encode(where, labels[known], int(known.sum()))
+        return codes
 
     def _sites(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample as the decoder sees it: (d,), or (h, w, c) of a convolutional one."""
@@ -162,6 +179,10 @@ class VAE(LatentModel, DensityModel):
             channels=tuple(self.channels), classes=self._n_classes,
         )  # fmt: skip
         classifier = None
+        if self.semi_supervised:
+            classifier = Classifier(
+                shape, width, self._n_classes, stream, hidden=tuple(self.hidden), channels=tuple(self.channels)
+            )
         return {"vae": Autoencoder(shape, likelihood, *parts, classifier=classifier)}
 
     def _beta(self, step: int) -> np.ndarray:
@@ -169,10 +190,22 @@ class VAE(LatentModel, DensityModel):
         return np.array(self.beta * rise, np.float32)
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
+        return self._arguments(x, codes, weight, self._stream(NOISE).at(step), self._beta(step))
+
+    def _arguments(self, x: np.ndarray, codes: Any, weight: np.ndarray, key: np.ndarray, beta: np.ndarray) -> tuple:
+        """What `_loss` takes."""
+        if self.semi_supervised:
+            onehot = (codes[:, None] == np.arange(self._n_classes)).astype(np.float32)
+            log_priors = np.log(self.priors_)[None].astype(np.float32)
+            classes = np.tile(np.arange(self._n_classes), len(x))
+            strength = np.array(self._strength, np.float32)
+            return x, (codes >= 0).astype(np.float32), onehot, weight, key, beta, log_priors, classes, strength
         each = None if codes is None else np.repeat(codes, self.n_importance)
-        return x, codes, each, weight, self._stream(NOISE).at(step), self._beta(step)
+        return x, codes, each, weight, key, beta
 
     def _loss(self, net: Any, *inputs: Any) -> tuple[Any, ...]:
+        if self.semi_supervised:
+            return vae_objectives.m2(net, *inputs)
         if self.objective == "iwae":
             return vae_objectives.iwae(net, *inputs, samples=self.n_importance, latent=self.latent_dim)
         return vae_objectives.elbo(net, *inputs, samples=self.n_importance, free_bits=self.free_bits)
@@ -181,12 +214,12 @@ class VAE(LatentModel, DensityModel):
         learner = self._training.learners["vae"]
         values, gradients = nn.value_and_grad(self._loss)(learner.network(state["vae"]), *inputs)
         _, norm = learner.update(state["vae"], gradients)
-        return {**dict(zip(("loss", "reconstruction", "kl"), values, strict=False)), "norm": norm}
+        names = ("loss", "reconstruction", "kl", "cross_entropy")
+        return {**dict(zip(names, values, strict=False)), "norm": norm}
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        each = None if codes is None else np.repeat(codes, self.n_importance)
-        beta, key = np.array(self.beta, np.float32), self._stream(VALIDATION).at(0)
-        return float(self._loss(self.networks_["vae"], x, codes, each, weight, key, beta)[0])
+        key, beta = self._stream(VALIDATION).at(0), np.array(self.beta, np.float32)
+        return float(self._loss(self.networks_["vae"], *self._arguments(x, codes, weight, key, beta))[0])
 
     # ---- sampling and scoring ----
 
@@ -231,6 +264,21 @@ class VAE(LatentModel, DensityModel):
         density = isinstance(net.likelihood, likelihoods.Gaussian) or self.scaling_.levels
         return self.scaling_.log_density if density else 0.0
 
+    # ---- classes ----
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
+        self._fitted("predict_proba")
+        where = f"{type(self).__name__}.predict_proba"
+        if not self.semi_supervised:
+            raise ValueError(f"{where}: semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule")
+        return np.asarray(ops.softmax(self.networks_["vae"].class_logits(self.scaling_.forward(where, X))))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class to which q(y | x) gives most, (n,)."""
+        proba = self.predict_proba(X)
+        return self.classes_[np.argmax(proba, axis=1)]  # type: ignore[index]
+
     # ---- latents ----
 
     def _latent_shape(self) -> tuple[int, ...]:
@@ -243,6 +291,8 @@ class VAE(LatentModel, DensityModel):
         return self._expected(self.networks_["vae"].decode(z.astype(np.float32), codes))
 
     def _likeliest(self, x: np.ndarray) -> np.ndarray:
+        if self.semi_supervised:
+            return np.argmax(self.networks_["vae"].class_logits(x), axis=1)
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
         return np.argmax(np.stack(scores, axis=1) + np.log(self.priors_), axis=1)
 

@@ -13,7 +13,10 @@ from .. import nn, ops
 from ..random import Stream
 from . import likelihoods
 
-__all__ = ["Autoencoder", "ConvDecoder", "ConvEncoder", "MlpDecoder", "MlpEncoder", "autoencoder_parts", "presented"]
+__all__ = [
+    "Autoencoder", "Classifier", "ConvDecoder", "ConvEncoder", "ConvFeatures", "MlpDecoder", "MlpEncoder",
+    "autoencoder_parts", "presented",
+]  # fmt: skip
 
 LABEL = 32  # numbers of a class embedding
 
@@ -69,8 +72,25 @@ def _halves(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+class ConvFeatures(nn.Module):
+    """A strided convolution for each of `channels`: x (n, h, w, c) of this shape. Returns (n, width)."""
+
+    def __init__(self, shape: tuple[int, int, int], stream: Stream, *, channels: tuple[int, ...]) -> None:
+        widths = (shape[2], *channels)
+        self.layers = [
+            nn.Conv2d(a, b, stream, stride=2, activation="silu") for a, b in zip(widths, channels, strict=False)
+        ]
+        h, w = _halves(shape[:2], len(channels))[-1]
+        self.width = h * w * widths[-1]
+
+    def __call__(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return ops.reshape(x, shape=(x.shape[0], self.width))
+
+
 class ConvEncoder(nn.Module):
-    """(mu, logvar) of q(z | x, y) for images: a strided convolution for each of `channels`, then linear layers.
+    """(mu, logvar) of q(z | x, y) for images: convolutions, then linear layers.
 
     x (n, h, w, c). Returns (n, latent) twice.
     """
@@ -85,17 +105,28 @@ class ConvEncoder(nn.Module):
         hidden: int,
         classes: int = 0,
     ) -> None:
-        widths = (shape[2], *channels)
-        self.layers = [
-            nn.Conv2d(a, b, stream, stride=2, activation="silu") for a, b in zip(widths, channels, strict=False)
-        ]
-        h, w = _halves(shape[:2], len(channels))[-1]
-        self.head = MlpEncoder(h * w * widths[-1], latent, stream, hidden=(hidden,), classes=classes)
+        self.features = ConvFeatures(shape, stream, channels=channels)
+        self.head = MlpEncoder(self.features.width, latent, stream, hidden=(hidden,), classes=classes)
 
     def __call__(self, x: Any, codes: Any = None) -> tuple[Any, Any]:
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(ops.reshape(x, shape=(x.shape[0], -1)), codes)
+        return self.head(self.features(x), codes)
+
+
+class Classifier(nn.Module):
+    """Logits of q(y | x), (n, classes), for x of shape (n, width) or (n, h, w, width)."""
+
+    def __init__(
+        self, shape: tuple[int, ...], width: int, classes: int, stream: Stream, *, hidden: tuple[int, ...],
+        channels: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        image = len(shape) == 3
+        self.features = ConvFeatures((shape[0], shape[1], width), stream, channels=channels) if image else None
+        self.net = nn.MLP(
+            self.features.width if self.features else width, classes, stream, hidden=hidden[-1:] if image else hidden
+        )
+
+    def __call__(self, x: Any) -> Any:
+        return self.net(x if self.features is None else self.features(x))
 
 
 class ConvDecoder(nn.Module):

@@ -223,7 +223,7 @@ def test_a_score_depends_on_its_row_only():
 
 
 def vae_noise(model, X):
-    from generant.models.latent import row_keys
+    from generant.models.decoder_model import row_keys
 
     return row_keys(model.scaling_.forward("", X), Stream(0))[:, 1]
 

@@ -3,5 +3,6 @@
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
 from .vae import VAE
+from .vqvae import FSQ, VQVAE
 
-__all__ = ["VAE", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = ["FSQ", "VAE", "VQVAE", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]

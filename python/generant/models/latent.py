@@ -9,27 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ..random import Stream
 from .estimator import check_count, check_data
 from .generative import GenerativeModel
 
-__all__ = ["LatentModel", "row_keys"]
-
-
-def row_keys(x: np.ndarray, stream: Stream) -> np.ndarray:
-    """A key per row, (n, 2) uint64, that depends on what is in the row and not on where it stands."""
-    words = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
-    odd = np.uint64(0x9E3779B97F4A7C15)
-    key = stream.at(0)
-    total = np.full(len(x), key[1])
-    for column in words.T:  # a polynomial hash, mod 2^64
-        total = (total ^ column) * odd
-        total ^= total >> np.uint64(29)
-    return np.stack([np.full(len(x), key[0]), total], axis=1)
+__all__ = ["LatentModel"]
 
 
 class LatentModel(GenerativeModel):
-    """Subclasses define `_latents`, `_decoded`; rows are scaled, labels are class numbers or None."""
+    """Subclasses define `_latents`, `_decoded`, `_latent_shape`; rows are scaled, labels are class numbers or None.
+
+    labels_matter: whether encoder and decoder are conditioned on the labels of `fit`.
+    """
+
+    labels_matter = True
 
     def _latents(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
         """The latents (m, ...) of scaled rows x (m, d)."""
@@ -48,6 +40,8 @@ class LatentModel(GenerativeModel):
         if self.classes_ is None:
             if y is not None:
                 raise ValueError(f"{where}: y was given, but the model was fitted without labels")
+            return None
+        if not self.labels_matter:
             return None
         if y is None:
             return self._likeliest(x)
@@ -78,7 +72,7 @@ class LatentModel(GenerativeModel):
         z = np.asarray(Z)
         if z.shape[1:] != shape:
             raise ValueError(f"{where}: Z must have shape (n, {', '.join(map(str, shape))}), got {z.shape}")
-        if y is None and self.classes_ is not None:
+        if y is None and self.classes_ is not None and self.labels_matter:
             raise ValueError(f"{where}: the model was fitted with labels; y must be given")
         return self._present(self._decoded(z, self._labels_of(where, z, y)))
 

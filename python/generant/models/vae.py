@@ -17,11 +17,9 @@ import numpy as np
 from .. import nn, ops
 from ..random import Stream
 from . import likelihoods, vae_objectives
-from .density import DensityModel
+from .decoder_model import DecoderModel, row_keys
 from .estimator import check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, VALIDATION
-from .latent import LatentModel, row_keys
-from .scaling import Scaling
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
@@ -30,7 +28,7 @@ __all__ = ["VAE"]
 OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
 
 
-class VAE(LatentModel, DensityModel):
+class VAE(DecoderModel):
     """p(x | y) = int p(x | z, y) p(z) dz, trained through q(z | x, y). Kingma and Welling (2014).
 
     latent_dim: numbers in z. hidden: widths of the encoder, reversed for the decoder. architecture: "mlp", "conv"
@@ -114,32 +112,7 @@ class VAE(LatentModel, DensityModel):
 
     # ---- data ----
 
-    def _levels(self) -> int:
-        """Of a likelihood of codes; 0 of another."""
-        made = self.likelihood
-        if isinstance(made, str):
-            return 256 if made == "logistic" else 0
-        if isinstance(made, (list, tuple)) and len(made) == 2 and made[0] in ("logistic", "categorical"):
-            return int(made[1])
-        return getattr(made, "levels", 0) if isinstance(made, likelihoods.DiscretisedLogistic) else 0
-
-    def _scale(self, X: np.ndarray) -> Scaling:
-        where, levels = f"{type(self).__name__}.fit", self._levels()
-        made = likelihoods.likelihood(self.likelihood, self._sites(X.shape[1:])[-1])
-        if isinstance(made, likelihoods.Gaussian):
-            return Scaling.standard(X)
-        if levels and X.dtype.kind == "f" and (X != np.floor(X)).any():
-            if X.min() < 0 or X.max() > 1:
-                raise ValueError(f"{where}: X must hold codes 0 ... {levels - 1}, or fractions in 0 ... 1 to be binned")
-            return Scaling.bins(X, levels)
-        if isinstance(made, likelihoods.Bernoulli) and (X.min() < 0 or X.max() > 1):
-            return Scaling.to_range(X, 0.0, 1.0)
-        scaling = Scaling.none(X)
-        made.check(where, X.reshape(len(X), *self._sites(X.shape[1:])))
-        return scaling
-
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
-        self._grey = bool(((X != 0) & (X != 1)).any())
         if self.semi_supervised:
             if labels is None or not is_known(labels).any():
                 raise ValueError(f"{type(self).__name__}.fit: semi_supervised needs y with at least one known label")
@@ -158,17 +131,11 @@ class VAE(LatentModel, DensityModel):
         codes[known] = self._encode(where, labels[known], int(known.sum()))
         return codes
 
-    def _sites(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a sample as the decoder sees it: (d,), or (h, w, c) of a convolutional one."""
-        image = (*shape, 1) if len(shape) == 2 else shape
-        conv = self.architecture == "conv" or (
-            self.architecture == "auto" and len(image) == 3 and min(image[:2]) >= 16 and image[2] <= 4
-        )
-        if conv and len(image) != 3:
-            raise ValueError(f"{type(self).__name__}: architecture 'conv' needs images (n, h, w) or (n, h, w, c)")
-        return image if conv else (math.prod(shape),)
-
     # ---- training ----
+
+    @property
+    def _net(self) -> Any:
+        return self.networks_["vae"]
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
         shape = self._sites(self.scaling_.shape)
@@ -219,37 +186,23 @@ class VAE(LatentModel, DensityModel):
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
         key, beta = self._stream(VALIDATION).at(0), np.array(self.beta, np.float32)
-        return float(self._loss(self.networks_["vae"], *self._arguments(x, codes, weight, key, beta))[0])
+        return float(self._loss(self._net, *self._arguments(x, codes, weight, key, beta))[0])
 
     # ---- sampling and scoring ----
 
     def _prior_draws(self, keys: np.ndarray) -> np.ndarray:
         """z of every key, (m, latent)."""
-        net = self.networks_["vae"]
+        net = self._net
         if net.prior is None:
             return ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
         return np.concatenate([np.asarray(net.prior.sample(key, 1, net.encode)) for key in keys])
 
     def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        net = self.networks_["vae"]
-        out = net.decode(self._prior_draws(keys), codes)
-        noisy = self.observation_noise
-        if noisy is None:
-            noisy = not (isinstance(net.likelihood, likelihoods.Bernoulli) and self._grey)
-        if not noisy:
-            return self._expected(out)
-        other = keys + np.array([0, 1], np.uint64)  # z used the stream itself
-        rows = [np.asarray(net.likelihood.sample(key, out[i : i + 1])) for i, key in enumerate(other)]
-        return np.concatenate(rows).reshape(len(keys), -1)
-
-    def _expected(self, out: np.ndarray) -> np.ndarray:
-        """The mean of p(x | z), or its mode where a mean is not data, (m, d)."""
-        found = self.networks_["vae"].likelihood
-        unordered = isinstance(found, (likelihoods.Categorical, likelihoods.Mixed))
-        return np.asarray(found.mode(out) if unordered else found.mean(out)).reshape(len(out), -1)
+        net = self._net
+        return self._observed(net.decode(self._prior_draws(keys), codes), keys)
 
     def _score(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        net, k = self.networks_["vae"], self.n_importance_score
+        net, k = self._net, self.n_importance_score
         size = max(1, CHUNK // (k * max(self.n_features_in_, *self.hidden)))
         keys, scores = row_keys(x, self._stream(EVALUATE)), np.empty(len(x))
         for i in range(0, len(x), size):
@@ -259,11 +212,6 @@ class VAE(LatentModel, DensityModel):
             scores[part] = vae_objectives.importance_log_prob(net, x[part], chosen, noise)
         return scores + net.likelihood.log_constant(x.reshape(len(x), *net.shape))
 
-    def _log_density(self) -> float:
-        net = self.networks_["vae"]
-        density = isinstance(net.likelihood, likelihoods.Gaussian) or self.scaling_.levels
-        return self.scaling_.log_density if density else 0.0
-
     # ---- classes ----
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -272,7 +220,7 @@ class VAE(LatentModel, DensityModel):
         where = f"{type(self).__name__}.predict_proba"
         if not self.semi_supervised:
             raise ValueError(f"{where}: semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule")
-        return np.asarray(ops.softmax(self.networks_["vae"].class_logits(self.scaling_.forward(where, X))))
+        return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
 
     def predict(self, X: Any) -> np.ndarray:
         """The class to which q(y | x) gives most, (n,)."""
@@ -285,19 +233,13 @@ class VAE(LatentModel, DensityModel):
         return (self.latent_dim,)
 
     def _latents(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        return np.asarray(self.networks_["vae"].encode(x, codes)[0])
+        return np.asarray(self._net.encode(x, codes)[0])
 
     def _decoded(self, z: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        return self._expected(self.networks_["vae"].decode(z.astype(np.float32), codes))
+        return self._expected(self._net.decode(z.astype(np.float32), codes))
 
     def _likeliest(self, x: np.ndarray) -> np.ndarray:
         if self.semi_supervised:
-            return np.argmax(self.networks_["vae"].class_logits(x), axis=1)
+            return np.argmax(self._net.class_logits(x), axis=1)
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
         return np.argmax(np.stack(scores, axis=1) + np.log(self.priors_), axis=1)
-
-    def _fitted_config(self) -> dict[str, Any]:
-        return {"grey": self._grey}
-
-    def _load_fitted(self, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        self._grey = config["grey"]

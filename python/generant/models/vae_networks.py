@@ -15,7 +15,7 @@ from . import likelihoods
 
 __all__ = [
     "Autoencoder", "Classifier", "ConvDecoder", "ConvEncoder", "ConvFeatures", "MlpDecoder", "MlpEncoder",
-    "autoencoder_parts", "presented",
+    "autoencoder_parts", "halves", "presented",
 ]  # fmt: skip
 
 LABEL = 32  # numbers of a class embedding
@@ -63,7 +63,7 @@ class MlpDecoder(nn.Module):
         return self.net(_beside(z, self.label, codes))
 
 
-def _halves(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+def halves(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     """The sizes of an image that is halved so many times, rounded up."""
     sizes = [size]
     for _ in range(times):
@@ -80,7 +80,7 @@ class ConvFeatures(nn.Module):
         self.layers = [
             nn.Conv2d(a, b, stream, stride=2, activation="silu") for a, b in zip(widths, channels, strict=False)
         ]
-        h, w = _halves(shape[:2], len(channels))[-1]
+        h, w = halves(shape[:2], len(channels))[-1]
         self.width = h * w * widths[-1]
 
     def __call__(self, x: Any) -> Any:
@@ -146,7 +146,7 @@ class ConvDecoder(nn.Module):
         hidden: int,
         classes: int = 0,
     ) -> None:
-        self.sizes = _halves(size, len(channels))[::-1]
+        self.sizes = halves(size, len(channels))[::-1]
         self.start = (*self.sizes[0], channels[0])
         h, w, c = self.start
         self.enter = MlpDecoder(latent, h * w * c, stream, hidden=(hidden,), classes=classes)

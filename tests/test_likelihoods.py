@@ -15,7 +15,7 @@ import math
 import numpy as np
 import pytest
 
-from generant import nn, ops
+from generant import nn, ops, optim
 from generant.autograd import grad, value_and_grad
 from generant.models.likelihoods import (
     Bernoulli,
@@ -25,10 +25,11 @@ from generant.models.likelihoods import (
     Likelihood,
     Mixed,
     Multinomial,
-    _draw,
+    draw_levels,
     likelihood,
 )
-from generant.random import key
+from generant.random import Stream, key
+from generant.recording import record
 
 MIXED = ["gaussian", "gaussian", ("categorical", 3), "bernoulli", ("logistic", 5), "multinomial", "multinomial"]
 
@@ -183,6 +184,27 @@ def test_first_and_second_derivatives(spec, rng):
     assert (grad(slope)(out) * v).sum() == pytest.approx(second, rel=1e-6)
 
 
+@pytest.mark.parametrize("spec", ["gaussian_outputs", ("gaussian", 0.3), "multinomial", MIXED], ids=str)
+def test_a_training_step_can_be_recorded(spec, rng):
+    """`record` compares its replays with the step; a density that made arrays of its own would be refused."""
+    network = nn.Module()
+    network.p = likelihood(spec, 7)
+    network.decoder = nn.Linear(3, network.p.n_outputs(7), Stream(0))
+    learner = nn.Learner(network, lambda p: optim.Adam(p, lr=1e-2))
+    learner.prepare(1e-2)
+
+    def step(state, x, z):
+        loss = lambda m: ops.affine(ops.mean(m.p.log_prob(x, m.decoder(z))), scale=-1.0)
+        value, gradients = nn.value_and_grad(loss)(learner.network(state))
+        learner.update(state, gradients)
+        return value
+
+    run = record(step, learner.state, check=2)
+    x, z = rng.integers(0, 2, (8, 7)).astype(np.float32), rng.standard_normal((8, 3)).astype(np.float32)
+    losses = [float(run(x, z)) for _ in range(5)]
+    assert sorted(losses, reverse=True) == losses and losses[4] < losses[0]
+
+
 # ---- draws ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +252,7 @@ def test_modes_are_the_likeliest_data():
 def test_a_level_of_probability_zero_is_never_drawn():
     out = np.tile(np.array([-np.inf, 0, -np.inf, 0, -np.inf], np.float32), (50000, 1))
     assert set(Categorical(5).sample(key(0), out)[:, 0]) == {1, 3}
-    np.testing.assert_array_equal(_draw(np.array([0, 1 - 2.0**-53]), out[:2]), [1, 3])
+    np.testing.assert_array_equal(draw_levels(np.array([0, 1 - 2.0**-53]), out[:2]), [1, 3])
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

@@ -177,13 +177,13 @@ class Categorical(Likelihood):
 
     def sample(self, key: Any, out: Any) -> Any:
         logits = self._logits(out)
-        return _draw(ops.uniform(key, shape=tuple(logits.shape[:-1]), dtype="float64"), logits).astype(out.dtype)
+        return draw_levels(ops.uniform(key, shape=tuple(logits.shape[:-1]), dtype="float64"), logits).astype(out.dtype)
 
     def check(self, where: str, x: Any) -> None:
         _refuse_codes(where, x, self.k)
 
 
-def _draw(u: Any, logits: Any) -> Any:
+def draw_levels(u: Any, logits: Any) -> Any:
     """The level in whose part of the cumulative distribution u (...) lies; logits (..., k)."""
     cumulative = np.cumsum(ops.softmax(logits.astype(np.float64)), -1)
     return (cumulative <= (u * cumulative[..., -1])[..., None]).sum(-1)
@@ -214,7 +214,7 @@ class Multinomial(Likelihood):
         place = np.arange(out.shape[-1])
         for one in random.split(key, self.total):  # memory of one trial
             u = ops.uniform(one, shape=tuple(out.shape[:-1]), dtype="float64")
-            counts += _draw(u, out)[..., None] == place
+            counts += draw_levels(u, out)[..., None] == place
         return counts.astype(out.dtype)
 
     def check(self, where: str, x: Any) -> None:

@@ -22,6 +22,7 @@ from .module import (
 )
 from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .residual import AttentionBlock, ResBlock
+from .summary import Summary, summary
 from .unet import UNet2D
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "ResBlock",
     "ResidualBlock",
     "SinusoidalFeatures",
+    "Summary",
     "UNet2D",
     "Upsample",
     "init",
@@ -56,5 +58,6 @@ __all__ = [
     "named_parameters",
     "pack",
     "state",
+    "summary",
     "value_and_grad",
 ]

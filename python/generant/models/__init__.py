@@ -2,5 +2,7 @@
 
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
+from .vae import VAE
+from .vqvae import FSQ, VQVAE
 
-__all__ = ["Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = ["FSQ", "VAE", "VQVAE", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]

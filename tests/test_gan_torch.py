@@ -7,6 +7,7 @@ import pytest
 
 from generant import nn, ops
 from generant.models import adversarial
+from generant.nn.conv import Conv2d
 from generant.random import Stream
 
 torch = pytest.importorskip("torch")
@@ -91,3 +92,98 @@ def test_penalties_and_their_gradients_are_torchs(name):
     close(got, want)
     for g, w in zip(grads, torch.autograd.grad(want, weights, allow_unused=True), strict=True):
         close(g, torch.zeros(g.shape) if w is None else w)
+
+
+# ---- networks -------------------------------------------------------------------------------------------------------
+
+
+def tensors(model):
+    """The model's parameters by path, as torch leaves."""
+    return {k: torch.tensor(v, requires_grad=True) for k, v in nn.named_parameters(model).items()}
+
+
+def image(x):
+    return torch.tensor(x).permute(0, 3, 1, 2)
+
+
+def torchs_discriminator(p, x, labels, group):
+    """DCGANDiscriminator for two halvings, on x (n, c, h, w)."""
+    weight = lambda i: p[f"layers.{i}.weight"].permute(3, 2, 0, 1)
+    x = F.leaky_relu(F.conv2d(x, weight(0), p["layers.0.bias"], stride=2, padding=1), 0.2)
+    n = len(x)
+    y = x.reshape(group, n // group, *x.shape[1:])
+    deviation = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+    column = deviation.repeat(group)[:, None, None, None].expand(n, 1, *x.shape[2:])
+    x = F.leaky_relu(F.conv2d(torch.cat([x, column], 1), weight(1), p["layers.1.bias"], stride=2, padding=1), 0.2)
+    phi = x.permute(0, 2, 3, 1).flatten(1)
+    return (phi @ p["head.out.weight"] + p["head.out.bias"])[:, 0] + (phi * p["head.label.table"][labels]).sum(1)
+
+
+def test_dcgan_with_projection_stddev_and_r1_is_torchs():
+    stream, labels = Stream(0), np.array([0, 2, 1, 1, 2, 0])
+    generator = nn.DCGANGenerator(3, (8, 8, 2), stream, width=4, classes=3, out_activation="tanh")
+    discriminator = nn.DCGANDiscriminator((8, 8, 2), stream, width=4, classes=3, stddev_group=3)
+    z = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+
+    p = tensors(generator)
+    h = torch.cat([torch.tensor(z), p["latent.label.table"][labels]], 1) @ p["enter.weight"] + p["enter.bias"]
+    h = F.relu(h).reshape(6, 2, 2, 8).permute(0, 3, 1, 2)
+    weight = lambda name: p[f"{name}.weight"].permute(3, 2, 0, 1)
+    h = F.relu(F.conv_transpose2d(h, weight("layers.0"), p["layers.0.bias"], stride=2, padding=1))
+    want = torch.tanh(F.conv_transpose2d(h, weight("out"), p["out.bias"], stride=2, padding=1)).permute(0, 2, 3, 1)
+    x = generator(z, labels)
+    close(x, want)
+
+    p = tensors(discriminator)
+    at = image(x).requires_grad_()
+    want = torchs_discriminator(p, at, labels, 3)
+    close(discriminator(x, labels), want)
+    penalty = torch.autograd.grad(want.sum(), at, create_graph=True)[0].flatten(1).pow(2).sum(1).mean()
+    wanted = torch.autograd.grad(penalty, list(p.values()), allow_unused=True)
+    got, grads = nn.value_and_grad(lambda d: adversarial.r1(d, x, labels))(discriminator)
+    close(got, penalty)
+    for (name, g), w in zip(zip(p, grads, strict=True), wanted, strict=True):
+        w = np.zeros_like(g) if w is None else w.numpy()
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * max(1, abs(w).max()), err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_spectral_norm_is_torchs(name):
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    stream, rng = Stream(3), np.random.default_rng(0)
+    if name == "linear":
+        layer, theirs = nn.Linear(6, 4, stream, gain=3.0), torch.nn.Linear(6, 4)
+        x, order, flat = rng.standard_normal((5, 6)).astype(np.float32), (1, 0), lambda v: v
+    else:
+        layer, theirs = Conv2d(3, 4, stream, gain=3.0), torch.nn.Conv2d(3, 4, 3, padding=1)
+        x, order = rng.standard_normal((2, 5, 5, 3)).astype(np.float32), (3, 2, 0, 1)
+        flat = lambda v: v.reshape(3, 3, 3).transpose(2, 0, 1).reshape(-1)  # torch has the channel of a filter first
+    ours = nn.SpectralNorm(layer, stream)
+    spectral_norm(theirs)
+    with torch.no_grad():
+        theirs.parametrizations.weight.original.copy_(torch.tensor(layer.weight.transpose(order)))
+        theirs.bias.copy_(torch.tensor(layer.bias))
+        power = theirs.parametrizations.weight[0]
+        power._v.copy_(torch.tensor(flat(ours.v.value)))
+        power._u.copy_(torch.tensor(ours.u.value))
+    loss = lambda m: ops.mean(ops.square(ops.affine(m(x), shift=0.5)))
+    put, back = (torch.tensor, lambda y: y) if name == "linear" else (image, lambda y: y.permute(0, 2, 3, 1))
+
+    def agree():
+        theirs.eval()
+        y = theirs(put(x))
+        close(ours(x), back(y))
+        theirs.zero_grad()
+        (y + 0.5).square().mean().backward()
+        got, (g, _) = nn.value_and_grad(loss)(ours)
+        close(got, (y + 0.5).square().mean())
+        close(g.transpose(order), theirs.parametrizations.weight.original.grad)
+
+    agree()
+    for _ in range(100):  # torch moves u before v, we v before u as Miyato et al. do: the limit is one
+        ours(x, training=True)
+        theirs.train()(put(x))
+    close(ours.u.value, power._u)
+    close(flat(ours.v.value), power._v)
+    agree()

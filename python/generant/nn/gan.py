@@ -13,14 +13,16 @@ from typing import Any
 
 from .. import ops
 from ..random import Stream
+from . import init
 from .embedding import Embedding
 from .linear import Linear
-from .module import Module
+from .module import Buffer, Module
 from .spectral import call, normalise
 
 __all__ = ["ConditionedLatent", "MlpDiscriminator", "MlpGenerator", "ProjectionHead", "minibatch_stddev"]
 
 LEAKY_GAIN = sqrt(2 / (1 + 0.2**2))  # keeps the scale through a leaky rectifier of slope 0.2: He et al. (2015), eq. 14
+FREQUENCY = 3.0  # deviation of w for 2 features, in radians per standard deviation of the data
 
 
 def check_sizes(network: str, shape: Sequence[int], axes: str, **sizes: int) -> None:
@@ -28,7 +30,7 @@ def check_sizes(network: str, shape: Sequence[int], axes: str, **sizes: int) -> 
     if len(shape) != len(axes.split()) or min(shape) < 1:
         raise ValueError(f"{network}: shape must be ({axes.replace(' ', ', ')}), each at least 1, got {tuple(shape)}")
     for name, size in sizes.items():
-        least = 0 if name in ("classes", "stddev_group") else 1
+        least = 0 if name in ("classes", "stddev_group", "frequencies") else 1
         if size < least:
             raise ValueError(f"{network}: {name} must be at least {least}, got {size}")
 
@@ -137,6 +139,8 @@ class MlpDiscriminator(Module):
 
     x (n, *shape), labels (n,) int64 if classes > 0. Returns (n,). spectral: normalise every weight; training=True then
     moves its vectors. stddev_group: let the last hidden layer see minibatch_stddev of that group, 0 for none.
+    frequencies: so many random Fourier features sin(x w), cos(x w) of data of unit variance are seen beside x, without
+    which details far below the data's extent are learned late. Tancik et al. (2020).
     """
 
     def __init__(
@@ -148,10 +152,17 @@ class MlpDiscriminator(Module):
         classes: int = 0,
         spectral: bool = False,
         stddev_group: int = 0,
+        frequencies: int = 0,
     ) -> None:
-        network = "MlpDiscriminator"
-        check_sizes(network, shape, " ".join("d" * len(shape)), classes=classes, stddev_group=stddev_group)
-        widths, self.stddev_group = [prod(shape), *hidden], stddev_group
+        network, d = "MlpDiscriminator", prod(shape)
+        check_sizes(
+            network, shape, " ".join("d" * len(shape)), classes=classes, stddev_group=stddev_group,
+            frequencies=frequencies,
+        )  # fmt: skip
+        self.waves: Buffer | None = None
+        if frequencies:  # the phases' deviation does not depend on d
+            self.waves = Buffer(init.normal((d, frequencies), stream, std=FREQUENCY * sqrt(2 / d)))
+        widths, self.stddev_group = [d + 2 * frequencies, *hidden], stddev_group
         self.layers = []
         for i, (d, o) in enumerate(zip(widths, hidden, strict=False)):
             d += bool(stddev_group) and i == len(hidden) - 1
@@ -161,6 +172,9 @@ class MlpDiscriminator(Module):
 
     def __call__(self, x: Any, labels: Any = None, *, training: bool = False) -> Any:
         h = ops.reshape(x, shape=(x.shape[0], prod(x.shape[1:])))
+        if self.waves is not None:
+            phase = ops.matmul(h, self.waves.value)
+            h = ops.concat(h, ops.concat(ops.sin(phase), ops.cos(phase)))
         for i, layer in enumerate(self.layers):
             if self.stddev_group and i == len(self.layers) - 1:
                 h = minibatch_stddev(h, group=self.stddev_group)

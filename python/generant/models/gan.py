@@ -36,7 +36,8 @@ def latents(z: Any, signs: int) -> Any:
     if not signs:
         return z
     d = z.shape[1]
-    bits = ops.affine(ops.heaviside(ops.slice_axis(z, start=0, stop=signs)), scale=2.0, shift=-1.0)
+    first = ops.slice_axis(z, start=0, stop=signs)
+    bits = ops.affine(ops.heaviside(first, ops.affine(first, scale=0.0)), scale=2.0, shift=-1.0)
     if signs == d:
         return bits
     return ops.concat(bits, ops.affine(ops.slice_axis(z, start=signs, stop=d), scale=SPREAD), axis=-1)

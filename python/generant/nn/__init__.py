@@ -1,12 +1,15 @@
 """Layers as plain objects whose array attributes are their parameters. Knows ops, and nothing of backends."""
 
 from . import init
+from .attention import Attention
+from .conv import Conv2d, ConvTranspose2d, Downsample, Upsample
 from .dcgan import DCGANDiscriminator, DCGANGenerator
-from .embedding import Embedding, FourierFeatures
-from .learner import Learner
+from .dit import DiT
+from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
 from .gan import MlpDiscriminator, MlpGenerator, minibatch_stddev
+from .learner import Learner
 from .linear import Linear
-from .mlp import MlpDenoiser, ResidualBlock
+from .mlp import MLP, MlpDenoiser, ResidualBlock
 from .module import (
     Buffer,
     Module,
@@ -19,35 +22,54 @@ from .module import (
     state,
     value_and_grad,
 )
-from .norm import LayerNorm
+from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .residual import AttentionBlock, ResBlock
 from .resnet_gan import ResNetDiscriminator, ResNetGenerator
 from .spectral import SpectralNorm
+from .summary import Summary, summary
+from .unet import UNet2D
 
 __all__ = [
+    "Attention",
+    "AttentionBlock",
+    "BatchNorm",
     "Buffer",
+    "Conv2d",
+    "ConvTranspose2d",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "DiT",
+    "Downsample",
     "Embedding",
     "FourierFeatures",
+    "GroupNorm",
     "LayerNorm",
     "Learner",
     "Linear",
+    "MLP",
     "MlpDenoiser",
     "MlpDiscriminator",
     "MlpGenerator",
     "Module",
     "Packed",
+    "RMSNorm",
+    "ResBlock",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "ResidualBlock",
+    "SinusoidalFeatures",
     "SpectralNorm",
+    "Summary",
+    "UNet2D",
+    "Upsample",
     "init",
     "load_state",
     "look_alike",
-    "named_buffers",
     "minibatch_stddev",
+    "named_buffers",
     "named_parameters",
     "pack",
     "state",
+    "summary",
     "value_and_grad",
 ]

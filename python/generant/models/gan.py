@@ -32,7 +32,7 @@ ANNEALED = 0.7  # the part of training in which gamma falls
 
 
 def latents(z: Any, signs: int) -> Any:
-    """z (n, d) normal, with the signs of its first coordinates in their place and, if there are any, the rest reduced."""
+    """z (n, d) normal, with signs in place of its first coordinates and, if there are any, the others reduced."""
     if not signs:
         return z
     d = z.shape[1]
@@ -151,6 +151,12 @@ class GAN(GenerativeModel):
             self.architecture == "auto" and self.scaling_.image is not None
         )
 
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of a sample, as the networks see it."""
+        image = self.scaling_.image
+        return image if self._images and image else self.scaling_.shape
+
     # ---- what the base asks for ----
 
     def _check(self) -> None:
@@ -158,7 +164,7 @@ class GAN(GenerativeModel):
                              ("stddev_group", 0), ("watch_every", 0)):
             check_count("GAN", count, getattr(self, count), least)
         if self.latent_signs > self.latent_dim:
-            raise ValueError(f"GAN: latent_signs must be at most latent_dim = {self.latent_dim}, got {self.latent_signs}")
+            raise ValueError(f"GAN: latent_signs must be at most latent_dim, got {self.latent_signs} > {self.latent_dim}")
         for width in self.hidden:
             check_count("GAN", "hidden", width)
         for name, known in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
@@ -179,7 +185,7 @@ class GAN(GenerativeModel):
         return Scaling.to_range(X, -1.0, 1.0)
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
-        shape = self.scaling_.image if self._images else self.scaling_.shape
+        shape = self._shape
         classes = self._n_classes
         seen: dict[str, Any] = dict(classes=classes, spectral=self.spectral_norm, stddev_group=self.stddev_group)
         made: dict[str, Any] = {}
@@ -199,7 +205,7 @@ class GAN(GenerativeModel):
             made["discriminator"] = nn.DCGANDiscriminator(shape, stream, width=self.width, **seen)
         if self.loss == "mmd":
             if classes:
-                raise ValueError("GAN.fit: the critic of loss 'mmd' knows no classes; leave y out or choose another loss")
+                raise ValueError("GAN.fit: the critic of loss 'mmd' knows no classes; leave y out")
             made["discriminator"].head = FeatureHead(made["discriminator"].head, stream)
         return made
 
@@ -231,9 +237,9 @@ class GAN(GenerativeModel):
         keys = split(self._stream(NOISE).at(step), 2 * times + 2)
         drawn = np.arange(len(x))
         if weight.min() != weight.max():  # systematic resampling: rows as often as their weights say
-            at = (drawn + float(ops.uniform(keys[-1], dtype="float64", shape=()))) / len(x)
+            marks = (drawn + float(ops.uniform(keys[-1], dtype="float64", shape=()))) / len(x)
             edges = np.cumsum(weight.astype(np.float64))
-            drawn = permutation(keys[-1], len(x))[np.searchsorted(edges[:-1] / edges[-1], at, "right")]
+            drawn = np.searchsorted(edges[:-1] / edges[-1], marks, "right")[permutation(keys[-2], len(x))]
         parts = []
         for i, at in enumerate(np.resize(drawn, (times, max(1, len(x) // times)))):
             parts += [x[at], None if codes is None else codes[at], keys[2 * i], keys[2 * i + 1]]
@@ -277,7 +283,7 @@ class GAN(GenerativeModel):
         g_learner, d_learner = learners["generator"], learners["discriminator"]
         g_state, d_state = state["generator"], state["discriminator"]
         g = g_learner.network(g_state)
-        shape = g.shape
+        shape = self._shape
         for i in range(0, len(parts), 4):
             x, codes, key_z, key_u = parts[i : i + 4]
             real = ops.reshape(x, shape=(x.shape[0], *shape))

@@ -74,10 +74,10 @@ def test_imports_go_one_way(path):
 
 
 def test_the_same_family_has_the_same_file_name_at_every_layer():
-    families = {p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.startswith("_")} - {"layout", "transport"}
+    families = {p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.startswith("_")} - {"transport"}
     native = {p.stem for p in (CSRC / "cpu").glob("*.cpp")}
     twins = {p.stem for p in (PACKAGE / "ops" / "_numba").glob("*.py") if not p.stem.startswith("_")}
-    assert native == families  # layout is NumPy's views and transport a loop over logsumexp: they have no kernels
+    assert native == families  # transport is a loop over logsumexp: it has no kernels
     assert twins == families
 
 

@@ -164,7 +164,7 @@ class GAN(GenerativeModel):
                              ("stddev_group", 0), ("watch_every", 0)):
             check_count("GAN", count, getattr(self, count), least)
         if self.latent_signs > self.latent_dim:
-            raise ValueError(f"GAN: latent_signs must be at most latent_dim, got {self.latent_signs} > {self.latent_dim}")
+            raise ValueError(f"GAN: latent_signs must be at most latent_dim, got {self.latent_signs}")
         for width in self.hidden:
             check_count("GAN", "hidden", width)
         for name, known in (("architecture", ARCHITECTURES), ("loss", LOSSES)):

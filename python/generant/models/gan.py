@@ -9,6 +9,7 @@ that need no discriminator (gmmn.py).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 from .. import metrics, nn, ops, optim
 from ..random import Stream, permutation, split
 from . import adversarial
+from .diversity import Diversity, collapse_warning
 from .estimator import check_count, check_real
-from .generative import NOISE, VALIDATION, GenerativeModel
+from .generative import EVALUATE, NOISE, VALIDATION, GenerativeModel
 from .moment_matching import mmd_loss, mmd_witness
 from .scaling import Scaling
 
@@ -28,6 +30,7 @@ ARCHITECTURES = ("auto", "mlp", "dcgan", "resnet")
 LOSSES = (*adversarial.LOSSES, "mmd")
 FEATURES = 16  # of the critic of loss "mmd". Binkowski et al. (2018), sec. 5
 SPREAD = 0.3  # of normal coordinates beside signs: the pieces lie apart
+WATCHED, NEIGHBOURS = 500, 5  # rows that are compared, and the neighbour of recall
 ANNEALED = 0.7  # the part of training in which gamma falls
 
 
@@ -315,3 +318,22 @@ class GAN(GenerativeModel):
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
         fake = self._sample(codes, split(self._stream(VALIDATION).at(0), len(x)))
         return metrics.energy_distance(x, fake, estimator="unbiased" if len(x) > 1 else "biased")
+
+    def _observe(self, networks: dict[str, Any], epoch: int, last: int) -> dict[str, float]:
+        """recall and diversity of samples, every watch_every epochs and at the end; warns where they begin to fall."""
+        x, codes = self._training.x, self._training.codes
+        if not self.watch_every or (epoch % self.watch_every and epoch != last):
+            return {}
+        at = np.unique(np.linspace(0, len(x) - 1, WATCHED).astype(np.int64))
+        if len(np.unique(x[at], axis=0)) <= NEIGHBOURS:
+            return {}  # too few rows to say anything
+        keys = split(self._stream(EVALUATE).at(epoch), len(at))
+        fake = self._drawn(networks["generator"], None if codes is None else codes[at], keys)
+        if not np.isfinite(fake).all():
+            return {}
+        found = Diversity(x[at], k=NEIGHBOURS).measure(fake)
+        history = [entry for entry in self.history_ if "recall" in entry]
+        message = collapse_warning([*history, found])
+        if message and not (history and collapse_warning(history)):
+            warnings.warn(f"GAN.fit: epoch {epoch}: {message}", RuntimeWarning, stacklevel=4)
+        return found

@@ -9,41 +9,24 @@ that need no discriminator (gmmn.py).
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import metrics, nn, ops, optim
-from ..random import Stream, permutation, split
+from .. import nn, ops, optim
+from ..random import Stream, split
 from . import adversarial
-from .diversity import Diversity, collapse_warning
 from .estimator import check_count, check_real
-from .generative import EVALUATE, NOISE, VALIDATION, GenerativeModel
+from .generative import NOISE
+from .latent import LatentModel
 from .moment_matching import mmd_loss, mmd_witness
-from .scaling import Scaling
 
 __all__ = ["GAN"]
 
-ARCHITECTURES = ("auto", "mlp", "dcgan", "resnet")
 LOSSES = (*adversarial.LOSSES, "mmd")
 FEATURES = 16  # of the critic of loss "mmd". Binkowski et al. (2018), sec. 5
-SPREAD = 0.3  # of normal coordinates beside signs: the pieces lie apart
-WATCHED, NEIGHBOURS = 500, 5  # rows that are compared, and the neighbour of recall
 ANNEALED = 0.7  # the part of training in which gamma falls
-
-
-def latents(z: Any, signs: int) -> Any:
-    """z (n, d) normal, with signs in place of its first coordinates and, if there are any, the others reduced."""
-    if not signs:
-        return z
-    d = z.shape[1]
-    first = ops.slice_axis(z, start=0, stop=signs)
-    bits = ops.affine(ops.heaviside(first, ops.affine(first, scale=0.0)), scale=2.0, shift=-1.0)
-    if signs == d:
-        return bits
-    return ops.concat(bits, ops.affine(ops.slice_axis(z, start=signs, stop=d), scale=SPREAD), axis=-1)
 
 
 class FeatureHead(nn.Module):
@@ -57,7 +40,7 @@ class FeatureHead(nn.Module):
         return self.out(phi)
 
 
-class GAN(GenerativeModel):
+class GAN(LatentModel):
     """Generative adversarial network, class-conditional if labels are given. Goodfellow et al. (2014).
 
     The default is R3GAN: the relativistic loss with zero-centred gradient penalties on data and on samples, whose
@@ -83,6 +66,7 @@ class GAN(GenerativeModel):
     """
 
     clip_norm = math.inf
+    bounded = True
 
     def __init__(
         self,
@@ -148,69 +132,33 @@ class GAN(GenerativeModel):
     def _n_critic(self) -> int:
         return (5 if self._critic else 1) if self.n_critic is None else self.n_critic
 
-    @property
-    def _images(self) -> bool:
-        return self.architecture in ("dcgan", "resnet") or (
-            self.architecture == "auto" and self.scaling_.image is not None
-        )
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        """Of a sample, as the networks see it."""
-        image = self.scaling_.image
-        return image if self._images and image else self.scaling_.shape
-
     # ---- what the base asks for ----
 
     def _check(self) -> None:
-        for count, least in (("latent_dim", 1), ("latent_signs", 0), ("width", 1), ("frequencies", 0),
-                             ("stddev_group", 0), ("watch_every", 0)):
-            check_count("GAN", count, getattr(self, count), least)
-        if self.latent_signs > self.latent_dim:
-            raise ValueError(f"GAN: latent_signs must be at most latent_dim, got {self.latent_signs}")
-        for width in self.hidden:
-            check_count("GAN", "hidden", width)
-        for name, known in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"GAN: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for number in ("gamma", "lambda_gp", "discriminator_learning_rate"):
+        super()._check()
+        self._choice("loss", LOSSES)
+        check_count("GAN", "frequencies", self.frequencies, 0)
+        check_count("GAN", "stddev_group", self.stddev_group, 0)
+        check_count("GAN", "n_critic", self._n_critic)
+        for number in ("gamma", "lambda_gp", "discriminator_learning_rate", "gamma_final"):
             if getattr(self, number) is not None:
                 check_real("GAN", number, getattr(self, number), 0, math.inf)
-        check_real("GAN", "gamma_final", self.gamma_final, 0, math.inf)
-        check_count("GAN", "n_critic", self._n_critic)
-
-    def _scale(self, X: np.ndarray) -> Scaling:
-        scaling = Scaling.standard(X)
-        if self.architecture in ("dcgan", "resnet") and scaling.image is None:
-            raise ValueError(f"GAN.fit: architecture {self.architecture!r} needs images n h w [c], got shape {X.shape}")
-        if self.architecture == "mlp" or scaling.image is None:
-            return scaling
-        return Scaling.to_range(X, -1.0, 1.0)
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
-        shape = self._shape
-        classes = self._n_classes
+        made = {"generator": self._generator(stream)}
+        shape, classes = self._shape, self._n_classes
         seen: dict[str, Any] = dict(classes=classes, spectral=self.spectral_norm, stddev_group=self.stddev_group)
-        made: dict[str, Any] = {}
         if not self._images:
-            made["generator"] = nn.MlpGenerator(
-                self.latent_dim, shape, stream, hidden=self.hidden, classes=classes
-            )
-            seen |= dict(hidden=self.hidden, frequencies=self.frequencies)
-            made["discriminator"] = nn.MlpDiscriminator(shape, stream, **seen)
+            d: Any = nn.MlpDiscriminator(shape, stream, hidden=self.hidden, frequencies=self.frequencies, **seen)
         elif self.architecture == "resnet":
-            made["generator"] = nn.ResNetGenerator(self.latent_dim, shape, stream, width=self.width, classes=classes)
-            made["discriminator"] = nn.ResNetDiscriminator(shape, stream, width=self.width, **seen)
+            d = nn.ResNetDiscriminator(shape, stream, width=self.width, **seen)
         else:
-            made["generator"] = nn.DCGANGenerator(
-                self.latent_dim, shape, stream, width=self.width, classes=classes, out_activation="tanh"
-            )
-            made["discriminator"] = nn.DCGANDiscriminator(shape, stream, width=self.width, **seen)
+            d = nn.DCGANDiscriminator(shape, stream, width=self.width, **seen)
         if self.loss == "mmd":
             if classes:
                 raise ValueError("GAN.fit: the critic of loss 'mmd' knows no classes; leave y out")
-            made["discriminator"].head = FeatureHead(made["discriminator"].head, stream)
-        return made
+            d.head = FeatureHead(d.head, stream)
+        return {**made, "discriminator": d}
 
     def _optimiser(self, name: str) -> Callable[[np.ndarray], Any]:
         return lambda params: optim.Adam(params, lr=self.learning_rate, beta1=0.0, beta2=0.99)
@@ -237,19 +185,12 @@ class GAN(GenerativeModel):
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         times = self._n_critic
-        keys = split(self._stream(NOISE).at(step), 2 * times + 2)
-        drawn = np.arange(len(x))
-        if weight.min() != weight.max():  # systematic resampling: rows as often as their weights say
-            marks = (drawn + float(ops.uniform(keys[-1], dtype="float64", shape=()))) / len(x)
-            edges = np.cumsum(weight.astype(np.float64))
-            drawn = np.searchsorted(edges[:-1] / edges[-1], marks, "right")[permutation(keys[-2], len(x))]
+        keys = split(self._stream(NOISE).at(step), 2 * times + 3)
+        drawn = self._drawn_rows(weight, keys[-2:])
         parts = []
         for i, at in enumerate(np.resize(drawn, (times, max(1, len(x) // times)))):
             parts += [x[at], None if codes is None else codes[at], keys[2 * i], keys[2 * i + 1]]
-        return np.array(self._gamma_at(step) / 2, np.float32), keys[-2], *parts
-
-    def _fake(self, generator: Any, n: int, key: Any, codes: Any) -> Any:
-        return generator(latents(ops.normal(key, shape=(n, self.latent_dim)), self.latent_signs), codes)
+        return np.array(self._gamma_at(step) / 2, np.float32), keys[-3], *parts
 
     def _discriminator_loss(self, d: Any, real: Any, fake: Any, codes: Any, half_gamma: Any, key: Any) -> tuple:
         """(what is minimised, the loss without penalties, the mean squared gradient on data and samples or 0)."""
@@ -302,38 +243,3 @@ class GAN(GenerativeModel):
             "loss": loss, "generator_loss": g_loss, "penalty": penalty, "gradient_norm": d_norm,
             "generator_gradient_norm": g_norm,
         }  # fmt: skip
-
-    # ---- samples ----
-
-    def _drawn(self, generator: Any, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        z = ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
-        return generator(latents(z, self.latent_signs), codes).reshape(len(keys), -1)
-
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        return self._drawn(self.networks_["generator"], codes, keys)
-
-    def _present(self, rows: np.ndarray) -> np.ndarray:
-        return self.scaling_.back(rows, clip=self._images)
-
-    def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        fake = self._sample(codes, split(self._stream(VALIDATION).at(0), len(x)))
-        return metrics.energy_distance(x, fake, estimator="unbiased" if len(x) > 1 else "biased")
-
-    def _observe(self, networks: dict[str, Any], epoch: int, last: int) -> dict[str, float]:
-        """recall and diversity of samples, every watch_every epochs and at the end; warns where they begin to fall."""
-        x, codes = self._training.x, self._training.codes
-        if not self.watch_every or (epoch % self.watch_every and epoch != last):
-            return {}
-        at = np.unique(np.linspace(0, len(x) - 1, WATCHED).astype(np.int64))
-        if len(np.unique(x[at], axis=0)) <= NEIGHBOURS:
-            return {}  # too few rows to say anything
-        keys = split(self._stream(EVALUATE).at(epoch), len(at))
-        fake = self._drawn(networks["generator"], None if codes is None else codes[at], keys)
-        if not np.isfinite(fake).all():
-            return {}
-        found = Diversity(x[at], k=NEIGHBOURS).measure(fake)
-        history = [entry for entry in self.history_ if "recall" in entry]
-        message = collapse_warning([*history, found])
-        if message and not (history and collapse_warning(history)):
-            warnings.warn(f"GAN.fit: epoch {epoch}: {message}", RuntimeWarning, stacklevel=4)
-        return found

@@ -407,7 +407,9 @@ void run_program(const generant::Program& program, const py::list& arrays) {
   if (bytes && !scratch) throw std::bad_alloc();
   {
     py::gil_scoped_release released;
+    generant_keep_awake(true);         // a step is many short kernels: waking a worker costs more than most of them
     program.run(buffers.data(), threads, scratch);
+    generant_keep_awake(false);
   }
   if (scratch) block_pool.give(scratch, bytes);
 }

@@ -390,7 +390,8 @@ def op(
         row = Row(
             definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {},
             float32_only=float32_only or {}, variants=variants or {}, single=single, derive=derive, shape=shape,
-            check=check, caches=caches, effects=effects, keep=keep, native=native, composite=composite, elementwise=elementwise,
+            check=check, caches=caches, effects=effects, keep=keep, native=native, composite=composite,
+            elementwise=elementwise,
         )
         TABLE[row.name] = row
         return row

@@ -374,7 +374,13 @@ def clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
     return np.array(x)
 
 
-@op("x: ... -> ...", sizes=SIZES, attrs=[dict(scale=2.5, shift=-0.75), dict(scale=-1.0), dict(shift=3.0)], keep="", elementwise=True)
+@op(
+    "x: ... -> ...",
+    sizes=SIZES,
+    attrs=[dict(scale=2.5, shift=-0.75), dict(scale=-1.0), dict(shift=3.0)],
+    keep="",
+    elementwise=True,
+)
 def affine(x: Any, *, scale: float = 1.0, shift: float = 0.0) -> Any:
     """scale * x + shift.
 

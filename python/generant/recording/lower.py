@@ -23,7 +23,7 @@ class Place(NamedTuple):
     """Where an array lives: kind "state", "input", "constant", "output" or "arena", which of them, offset in bytes."""
 
     kind: str
-    index: int
+    number: int
     offset: int
 
 
@@ -66,7 +66,7 @@ class _Lowering:
         }  # fmt: skip
         for name, slot in changed:
             if slot in self.base and self.base[slot][0].kind != "state":
-                raise ValueError(f"record: {name} changes an input or a frozen array; what a step changes must be state")
+                raise ValueError(f"record: {name} changes an input or a frozen array; what is changed must be state")
         return {self.base[slot][0] if slot in self.base else slot for _, slot in changed}
 
     def _make_constant(self, slot: int, array: np.ndarray) -> None:
@@ -177,16 +177,15 @@ class _Lowering:
             if call.op.name != "pack_":
                 continue
             flat, start = self.base[call.ins[0]]  # type: ignore[index]
-            seen: set[Any] = set()
-            for slot, offset in zip(call.ins[1:], call.attrs["offsets"], strict=True):
-                target, inner = self.base[slot]  # type: ignore[index]
-                spec = self.specs[slot]  # type: ignore[index]
+            parts: Any = call.ins[1:]
+            for slot, offset in zip(parts, call.attrs["offsets"], strict=True):
+                target, inner = self.base[slot]
+                spec = self.specs[slot]
                 fits = (
                     isinstance(flat, Place) and not isinstance(target, Place) and target not in homes
-                    and target not in seen and inner == 0 and self.specs[target].nbytes == spec.nbytes
+                    and inner == 0 and self.specs[target].nbytes == spec.nbytes
                     and self.last[target] == i and not any(born[target] <= j < i for j in touched.get(flat, ()))
                 )  # fmt: skip
-                seen.add(target)
                 if fits:
                     homes[target] = flat._replace(offset=flat.offset + start + offset * spec.dtype.itemsize)
                     placed += 1
@@ -195,7 +194,7 @@ class _Lowering:
     def _over_inputs(self, homes: dict[int, Place]) -> dict[int, int]:
         """slot of an elementwise result -> slot of the result it is written over."""
         shared: dict[int, int] = {}
-        root = lambda s: shared.get(s, s)
+        root: Any = lambda s: shared.get(s, s)
         ends = dict(self.last)
         for i, call in enumerate(self.calls):
             row: Any = call.op
@@ -205,17 +204,15 @@ class _Lowering:
             if out is None or out in homes:
                 continue
             spec = self.specs[out]
-            for slot in call.ins:
-                if slot is None:
-                    continue
+            given = [s for s in call.ins if s is not None]
+            for slot in given:
                 target, offset = self.base[slot]
                 if isinstance(target, Place) or target in homes or offset or self.specs[slot] != spec:
                     continue
                 home = root(target)
-                others = [s for s in call.ins if s is not None and s != slot]
                 same = any(
                     not isinstance(self.base[s][0], Place) and root(self.base[s][0]) == home
-                    and self.specs[s].shape != spec.shape for s in others
+                    and self.specs[s].shape != spec.shape for s in given
                 )  # fmt: skip
                 if ends[home] == i and self.specs[home].nbytes == spec.nbytes and not same:
                     shared[out] = home

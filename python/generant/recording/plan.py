@@ -57,7 +57,7 @@ class Plan:
             return None
         place = self.layout.places[slot]
         shape, dtype = spec or self.layout.specs[slot]
-        return self._start[place.kind] + place.index, place.offset, DTYPE_NUMBER[dtype], tuple(shape)
+        return self._start[place.kind] + place.number, place.offset, DTYPE_NUMBER[dtype], tuple(shape)
 
     def _emit(self, call: Call) -> None:
         row: Any = call.op
@@ -139,14 +139,14 @@ class Plan:
             a = self._view(slot, buffers)
             whole = place.kind == "output" and place not in seen
             seen.add(place)
-            found.append(outputs[place.index].reshape(a.shape) if whole and a.size == outputs[place.index].size
+            found.append(outputs[place.number].reshape(a.shape) if whole and a.size == outputs[place.number].size
                          else a.copy())  # fmt: skip
         self._arenas.append(arena)
         return found
 
     def _view(self, slot: int, buffers: list[np.ndarray]) -> np.ndarray:
         place, spec = self.layout.places[slot], self.layout.specs[slot]
-        return np.ndarray(spec.shape, spec.dtype, buffers[self._start[place.kind] + place.index], place.offset)
+        return np.ndarray(spec.shape, spec.dtype, buffers[self._start[place.kind] + place.number], place.offset)
 
     def _call(self, call: Call, buffers: list[np.ndarray]) -> None:
         ins = [None if s is None else self._view(s, buffers) for s in call.ins]

@@ -7,13 +7,14 @@ is part of the plan's key. Not here: loops whose length depends on data.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..autograd import Var
+from ..autograd import Trace, Var
 from ..ops import _dispatch
 from .lower import Place, lower
 from .plan import Plan
@@ -27,7 +28,8 @@ def record(step: Callable[..., Any], state: Any, *, frozen: Any = (), check: int
 
     state: dicts, lists or tuples of arrays that the step reads or changes in place. inputs: arrays, or None, whole
     numbers, strings and truth values, which choose a plan. The step returns an array, or a tuple or dict of arrays.
-    frozen: arrays that never change; what depends on them alone is worked out once, and they are made read-only.
+    frozen: arrays, of the state or read by the step without being handed to it, that never change and are made
+    read-only; what depends on those of the state alone is worked out once.
     check: so many replays are compared with the step itself, bit by bit, on copies of the state. plans: how many are
     kept, the least recently used one is forgotten. Called on traced arrays, the step itself runs.
     Raises ValueError where the step reads an array that is none of these, RuntimeError where a replay differs.
@@ -42,13 +44,14 @@ class Recorded:
         self, step: Callable[..., Any], state: Any, *, frozen: Any = (), check: int = 1, plans: int = 8
     ) -> None:
         self.step, self.state, self.check, self.limit = step, state, check, plans
-        self._state = leaves(state)
-        self._frozen = leaves(list(frozen) if isinstance(frozen, (list, tuple)) else [frozen])
+        self._frozen = leaves([frozen])
+        fixed = {id(a) for a in self._frozen}
+        self._state = [a for a in leaves(state) if id(a) not in fixed]
         for a in self._state:
             if not isinstance(a, np.ndarray) or not a.flags.carray:
                 raise ValueError("record: state must be contiguous, writeable NumPy arrays")
         ordered = sorted(self._state, key=lambda a: a.ctypes.data)
-        for a, b in zip(ordered, ordered[1:], strict=False):
+        for a, b in itertools.pairwise(ordered):
             if a.ctypes.data + a.nbytes > b.ctypes.data and b.nbytes:
                 raise ValueError("record: two arrays of the state overlap; declare the buffer and take ops.part of it")
         for a in self._frozen:
@@ -85,6 +88,8 @@ class Recorded:
     def _record(self, key: tuple, inputs: tuple) -> Any:
         tape = Tape(self._frozen)
         boxes = {id(a): tape.box(a) for a in self._state}
+        for a in self._frozen:
+            boxes[id(a)] = tape.box_constant(a)
         places = {boxes[id(a)].slot: Place("state", i, 0) for i, a in enumerate(self._state)}
         given = [tape.box(a) if isinstance(a, np.ndarray) else a for a in inputs]
         for i, var in enumerate([a for a in given if isinstance(a, Var)]):
@@ -119,9 +124,16 @@ class Recorded:
 
     def _compared(self, plan: Plan, inputs: tuple, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """A replay, with an error if the step itself, on copies, gives other bits."""
+        trace = Trace(note=lambda *call: None)  # operators mean ops to traced arrays, as they did when it was recorded
         copies = {id(a): a.copy() for a in self._state}
-        copied = map_arrays(lambda a: copies[id(a)], self.state)
-        expected = leaves_of(self.step(copied, *inputs))
+        boxes: dict[int, Any] = {}
+
+        def box(a: np.ndarray) -> Any:
+            return boxes.setdefault(id(a), trace.box(copies.get(id(a), a)))
+
+        result = self.step(map_arrays(box, self.state), *map_arrays(box, inputs))
+        trace.closed = True
+        expected = [a.value for a in leaves_of(result)]
         found = plan.run(arrays)
         wrong = [f"result {i}" for i, (a, b) in enumerate(zip(found, expected, strict=True)) if not _same(a, b)]
         wrong += [

@@ -28,7 +28,9 @@ class Spec(NamedTuple):
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    ndim = property(lambda self: len(self.shape))
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
 
 class Call(NamedTuple):
@@ -72,6 +74,13 @@ class Tape:
         """The traced array of a leaf."""
         var: Any = self.trace.box(array)
         self.specs[var.slot] = Spec(array.shape, array.dtype)
+        return var
+
+    def box_constant(self, array: np.ndarray) -> Var:
+        """The traced array of a leaf that never changes."""
+        var = self.box(array)
+        self.constants[var.slot] = array
+        self._slot_of[id(array)] = var.slot
         return var
 
     def _note(self, op: Op, attrs: dict, slots: list, inner: list, outs: tuple) -> None:

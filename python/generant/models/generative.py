@@ -74,6 +74,10 @@ class GenerativeModel(Estimator):
         """The trained networks by name, freshly drawn. scaling_ and classes_ are set."""
         raise TypeError(f"{type(self).__name__} does not say what its networks are")
 
+    def _rows(self) -> int:
+        """How many rows a step takes."""
+        return self.batch_size
+
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         """The arrays of a training step besides the state. x (b, d), codes (b,) int64 or None, weight (b,) of mean 1.
 

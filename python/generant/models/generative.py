@@ -288,7 +288,7 @@ class GenerativeModel(Estimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a folder, as model.safetensors and config.json."""
         self._fitted("save")
-        params = {k: v for k, v in self.get_params().items() if k not in UNSAVED}
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in UNSAVED}
         fitted = {
             **self._fitted_config(),
             "scaling": self.scaling_.config(),

@@ -179,7 +179,7 @@ class Training:
     # ---- checkpoints ----
 
     def _params(self) -> dict[str, Any]:
-        params = {k: v for k, v in self.model.get_params().items() if k not in RUN}
+        params = {k: v for k, v in self.model.get_params(deep=False).items() if k not in RUN}
         return json.loads(json.dumps(params, default=repr))
 
     def _save(self) -> None:

@@ -80,13 +80,14 @@ class Diversity:
 def collapse_warning(history: Sequence[dict[str, float]]) -> str | None:
     """What to warn of after the last of some measurements, each with recall and diversity; None if there is no reason.
 
-    The rule: at two measurements running, diversity is below half of the best so far; or, from the fifth measurement
-    on, recall is below 0.1.
+    The rule: at two measurements running, diversity is below half of the best so far, or of the data's own, 1, if that
+    is less (where data are in clusters, a generator begins too diverse); or, from the fifth measurement on, recall is
+    below 0.1.
     """
     if len(history) < 2:
         return None
     last = history[-2:]
-    best = max(h["diversity"] for h in history)
+    best = min(1.0, max(h["diversity"] for h in history))
     if all(h["diversity"] < FALLEN * best for h in last):
         return (
             f"mode collapse: the nearest-neighbour distance of samples is {last[1]['diversity']:.2g} of the data's, "

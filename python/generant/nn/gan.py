@@ -8,19 +8,23 @@ does not depend on its neighbours. The convolutional networks are in dcgan.py an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import pi, prod, sqrt
 from typing import Any
+
+import numpy as np
 
 from .. import ops
 from ..random import Stream
+from . import init
 from .embedding import Embedding
 from .linear import Linear
-from .module import Module
+from .module import Buffer, Module
 from .spectral import call, normalise
 
 __all__ = ["ConditionedLatent", "MlpDiscriminator", "MlpGenerator", "ProjectionHead", "minibatch_stddev"]
 
 LEAKY_GAIN = sqrt(2 / (1 + 0.2**2))  # keeps the scale through a leaky rectifier of slope 0.2: He et al. (2015), eq. 14
+FREQUENCY = 3.0  # deviation of w for 2 features, in radians per standard deviation of the data
 
 
 def check_sizes(network: str, shape: Sequence[int], axes: str, **sizes: int) -> None:
@@ -28,7 +32,7 @@ def check_sizes(network: str, shape: Sequence[int], axes: str, **sizes: int) -> 
     if len(shape) != len(axes.split()) or min(shape) < 1:
         raise ValueError(f"{network}: shape must be ({axes.replace(' ', ', ')}), each at least 1, got {tuple(shape)}")
     for name, size in sizes.items():
-        least = 0 if name in ("classes", "stddev_group") else 1
+        least = 0 if name in ("classes", "stddev_group", "frequencies") else 1
         if size < least:
             raise ValueError(f"{network}: {name} must be at least {least}, got {size}")
 
@@ -137,6 +141,8 @@ class MlpDiscriminator(Module):
 
     x (n, *shape), labels (n,) int64 if classes > 0. Returns (n,). spectral: normalise every weight; training=True then
     moves its vectors. stddev_group: let the last hidden layer see minibatch_stddev of that group, 0 for none.
+    frequencies: so many random Fourier features sin(x w), cos(x w) of data of unit variance are seen beside x, without
+    which details far below the data's extent are learned late. Tancik et al. (2020).
     """
 
     def __init__(
@@ -148,10 +154,19 @@ class MlpDiscriminator(Module):
         classes: int = 0,
         spectral: bool = False,
         stddev_group: int = 0,
+        frequencies: int = 0,
     ) -> None:
-        network = "MlpDiscriminator"
-        check_sizes(network, shape, " ".join("d" * len(shape)), classes=classes, stddev_group=stddev_group)
-        widths, self.stddev_group = [prod(shape), *hidden], stddev_group
+        network, d = "MlpDiscriminator", prod(shape)
+        check_sizes(
+            network, shape, " ".join("d" * len(shape)), classes=classes, stddev_group=stddev_group,
+            frequencies=frequencies,
+        )  # fmt: skip
+        self.waves: Buffer | None = None
+        if frequencies:  # sin and cos as one: the second half of the phases is shifted by a quarter of a turn
+            waves = init.normal((d, frequencies), stream, std=FREQUENCY * sqrt(2 / d))  # phases vary alike for any d
+            self.waves = Buffer(np.concatenate([waves, waves], axis=1))
+            self.phases = Buffer(np.repeat(np.array([0, pi / 2], np.float32), frequencies))
+        widths, self.stddev_group = [d + 2 * frequencies, *hidden], stddev_group
         self.layers = []
         for i, (d, o) in enumerate(zip(widths, hidden, strict=False)):
             d += bool(stddev_group) and i == len(hidden) - 1
@@ -161,6 +176,8 @@ class MlpDiscriminator(Module):
 
     def __call__(self, x: Any, labels: Any = None, *, training: bool = False) -> Any:
         h = ops.reshape(x, shape=(x.shape[0], prod(x.shape[1:])))
+        if self.waves is not None:
+            h = ops.concat(h, ops.sin(ops.linear(h, self.waves.value, self.phases.value)))
         for i, layer in enumerate(self.layers):
             if self.stddev_group and i == len(self.layers) - 1:
                 h = minibatch_stddev(h, group=self.stddev_group)

@@ -1,0 +1,289 @@
+"""Work of whole models: training steps, forward to averaged weights, and sampling. See work.py for what work is.
+
+A contender gets our first weights, the same batches and, as long as it is judged, the same noise: ours is drawn inside
+from keys, so a rival is given the numbers of those keys; afterwards it draws its own. What is judged is the loss of
+every one of the first steps, against a float64 twin in torch (torch_models.py), which all cases therefore need. The
+error is that of the first loss, or a hundredth of the largest of the curve if that is more: a tolerance of 1e-4 is 1e-4
+for one step and 1e-2 for a curve. Sampling is judged by its samples.
+
+No weight is zero at first, as some are before training: what they hide could not be compared. Not here: data, epochs,
+and what models do around a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from work import Family, normal, relative
+
+BATCHES = 4  # that are trained on in turn
+
+
+def awakened(network: Any) -> Any:
+    """The network, its parameters that are zero replaced by normal numbers of standard deviation 0.05."""
+    from generant import nn
+
+    for i, parameter in enumerate(nn.named_parameters(network).values()):
+        if not parameter.any():
+            parameter[...] = normal(parameter.shape, 1000 + i, 0.05)
+    return network
+
+
+def losses_of(work: Any, step: Any) -> Any:
+    """A call that does step(0), step(1), ... and returns the losses of those that are judged."""
+    numbers, losses = count(), []
+
+    def call():
+        k = next(numbers)
+        loss = step(k)
+        if k < work.checked_calls:
+            losses.append(loss)
+        return losses
+
+    return call
+
+
+@dataclass(frozen=True)
+class Model(Family):
+    """Weights, batches and noise, and how losses are judged. A subclass has network(), ours() and a twin."""
+
+    tolerance, keeps, clip, decay = 1e-4, True, float("inf"), None
+
+    def lacks(self):
+        return "" if find_spec("torch") else "torch is not installed, whose float64 is the reference"
+
+    def weights(self):
+        """Path -> array of the first weights."""
+        from generant import nn
+
+        return nn.state(self.network())
+
+    def learner(self, network):
+        """Ours: the network in one buffer with Adam, the clipping and the average of this work."""
+        from generant import nn, optim
+
+        def adam(parameters):
+            return optim.Adam(parameters, lr=self.lr, beta1=self.beta1, beta2=self.beta2)
+
+        return nn.Learner(network, adam, clip=self.clip, ema_decay=self.decay)
+
+    def error(self, result, a):
+        import torch_models
+
+        exact = np.array([torch_models.numbers(v) for v in torch_models.exact_losses(a, self)])
+        losses = np.array([torch_models.numbers(v) for v in result], np.float64)
+        if losses.shape != exact.shape or not np.isfinite(losses).all():
+            return float("inf")
+        off = np.abs(losses / exact - 1).max(axis=1)
+        return float(max(off[0], off.max() / 100))
+
+    lr, beta1, beta2 = 1e-3, 0.9, 0.999
+
+
+@dataclass(frozen=True)
+class MlpTraining(Model):
+    """Three layers, silu, the mean squared error, Adam: what is left where the arithmetic is small."""
+
+    n: int = 256
+    width: int = 128
+    checked_calls = 20
+
+    def small(self):
+        return replace(self, n=16, width=32)
+
+    def network(self):
+        from generant import nn, random
+
+        return awakened(nn.MLP(self.width, self.width, random.Stream(0), hidden=(self.width,) * 2))
+
+    def inputs(self):
+        shape = (BATCHES, self.n, self.width)
+        return SimpleNamespace(x=normal(shape), target=normal(shape, 1), weights=self.weights())
+
+    def ours(self, a):
+        import generant
+        from generant import nn, ops
+
+        learner = self.learner(self.network())
+
+        def step(state, x, target):
+            net = learner.network(state["net"])
+            value, gradients = nn.value_and_grad(lambda net, x, target: ops.mse(net(x), target))(net, x, target)
+            learner.update(state["net"], gradients)
+            return (value,)
+
+        recorded = generant.record(step, {"net": learner.state})
+        return losses_of(self, lambda k: recorded(a.x[k % BATCHES], a.target[k % BATCHES])[0])
+
+
+@dataclass(frozen=True)
+class VaeTraining(Model):
+    """The negative bound of a VAE with Bernoulli likelihood on the UCI digits, Adam."""
+
+    n: int = 256
+    latent: int = 16
+    hidden: tuple = (256, 128)
+    d = 64
+    checked_calls = 20
+
+    def small(self):
+        return replace(self, n=16, latent=4, hidden=(32, 16))
+
+    def network(self):
+        from generant import nn, random
+
+        stream = random.Stream(0)
+        encoder = nn.MLP(self.d, 2 * self.latent, stream, hidden=self.hidden)
+        return awakened({"encoder": encoder, "decoder": nn.MLP(self.latent, self.d, stream, hidden=self.hidden[::-1])})
+
+    def inputs(self):
+        from generant import random
+        from generant.data import digits
+
+        x, keys = digits().train, random.Stream(1)
+        x = np.resize(x, (BATCHES, self.n, self.d))
+        noise = [random.normal(keys.at(k), (self.n, self.latent)) for k in range(self.checked_calls)]
+        return SimpleNamespace(x=x, noise=noise, keys=keys, weights=self.weights())
+
+    def ours(self, a):
+        import generant
+        from generant import nn, ops
+
+        learner, shape = self.learner(self.network()), (self.n, self.latent)
+
+        def bound(net, x, key):
+            mu, logvar = ops.split(net["encoder"](x), sections=2)
+            z = ops.add(mu, ops.mul(ops.exp(ops.affine(logvar, scale=0.5)), ops.normal(key, shape=shape)))
+            surprise = ops.bce_with_logits(net["decoder"](z), x)
+            return ops.add(ops.affine(surprise, scale=float(self.d)), ops.mean(ops.gaussian_kl(mu, logvar)))
+
+        def step(state, x, key):
+            value, gradients = nn.value_and_grad(bound)(learner.network(state["net"]), x, key)
+            learner.update(state["net"], gradients)
+            return (value,)
+
+        recorded = generant.record(step, {"net": learner.state})
+        return losses_of(self, lambda k: recorded(a.x[k % BATCHES], a.keys.at(k))[0])
+
+
+@dataclass(frozen=True)
+class DenoiserTraining(Model):
+    """The loss of Karras et al. (2022) with levels and noise drawn in the step, clipping, Adam and an average."""
+
+    n: int
+    size: int
+    c: int
+    channels: tuple
+    blocks: int = 1
+    attention: tuple = (-1,)
+    steps: int = 20
+    lr: float = 1e-3
+    clip, decay = 1.0, 0.999
+
+    @property
+    def checked_calls(self):
+        return self.steps
+
+    def small(self):
+        return replace(self, n=4, size=min(self.size, 8), channels=(8, 16), attention=(-1,), steps=3)
+
+    def network(self):
+        from generant import nn, random
+
+        options = {"channels": self.channels, "blocks": self.blocks, "attention": self.attention}
+        return awakened(nn.UNet2D(self.c, random.Stream(0), **options))
+
+    def batches(self):
+        return normal((BATCHES, self.n, self.size, self.size, self.c), scale=0.5)
+
+    def inputs(self):
+        from generant import diffusion, random
+
+        edm, x, levels, keys = diffusion.Edm(), self.batches(), random.Stream(1), random.Stream(2)
+        sigma = [edm.training_sigmas(levels.at(k), self.n) for k in range(self.checked_calls)]
+        noise = [random.normal(keys.at(k), x.shape[1:]) for k in range(self.checked_calls)]
+        return SimpleNamespace(x=x, sigma=sigma, noise=noise, levels=levels, keys=keys, weights=self.weights())
+
+    def ours(self, a):
+        import generant
+        from generant import diffusion, nn, ops
+
+        learner, edm = self.learner(self.network()), diffusion.Edm()
+        weight = np.ones(self.n, np.float32)
+
+        def loss(net, x, key, in_x, in_z, c_noise, b_x, b_z, weight):
+            said = net(ops.q_sample(x, in_x, in_z, key), c_noise)
+            return ops.mean(ops.denoising_loss(said, x, b_x, b_z, weight, key))
+
+        def step(state, *inputs):
+            value, gradients = nn.value_and_grad(loss)(learner.network(state["net"]), *inputs)
+            _, norm = learner.update(state["net"], gradients)
+            return value, norm
+
+        recorded = generant.record(step, {"net": learner.state})
+
+        def numbered(k):
+            sigma = edm.training_sigmas(a.levels.at(k), self.n)
+            in_x, in_z, b_x, b_z = (c.astype(np.float32) for c in edm.mixtures(sigma))
+            c_noise = edm.scalings(sigma)[3].astype(np.float32)
+            return recorded(a.x[k % BATCHES], a.keys.at(k), in_x, in_z, c_noise, b_x, b_z, weight)[0]
+
+        return losses_of(self, numbered)
+
+
+@dataclass(frozen=True)
+class Denoising(DenoiserTraining):
+    """The network alone, once."""
+
+    checked_calls = 1
+
+    def inputs(self):
+        x, c_noise = self.batches()[0], normal(self.n, 1)
+        return SimpleNamespace(x=x, c_noise=c_noise, weights=self.weights())
+
+    def recorded(self):
+        """Ours: the network as a plan, network(x, c_noise)."""
+        import generant
+        from generant import nn
+
+        learner = nn.Learner(self.network(), lambda p: SimpleNamespace(state={}))
+        recorded = generant.record(lambda state, *inputs: (learner.network(state["net"])(*inputs),),
+                                   {"net": learner.state})
+        return lambda x, c_noise: recorded(x, c_noise)[0]
+
+    def ours(self, a):
+        network = self.recorded()
+        return lambda: network(a.x, a.c_noise)
+
+    def error(self, result, a):
+        import torch_models
+
+        return relative(torch_models.in_our_order(result, a), torch_models.exact_samples(a, self))
+
+
+@dataclass(frozen=True)
+class Sampling(Denoising):
+    """Euler's steps from sigma 80 to 0.002, then to 0: from noise to images."""
+
+    n_steps: int = 5
+
+    def sigmas(self):
+        from generant.diffusion import karras_sigmas
+
+        return karras_sigmas(self.n_steps)
+
+    def inputs(self):
+        x = normal(self.batches().shape[1:], 1, 80.0)
+        return SimpleNamespace(x=x, sigmas=self.sigmas(), weights=self.weights())
+
+    def ours(self, a):
+        from generant import diffusion
+
+        edm, network, plan = diffusion.Edm(), self.recorded(), diffusion.SAMPLERS["euler"](a.sigmas)
+        predict = edm.predictor(lambda x, c_noise, labels: network(x, c_noise))
+        return lambda: diffusion.sample(predict, a.x, plan, prediction=edm)

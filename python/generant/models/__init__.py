@@ -2,5 +2,6 @@
 
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
+from .gan import GAN
 
-__all__ = ["Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = ["GAN", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]

@@ -1,26 +1,75 @@
 """Layers as plain objects whose array attributes are their parameters. Knows ops, and nothing of backends."""
 
 from . import init
-from .embedding import Embedding, FourierFeatures
+from .attention import Attention
+from .conv import Conv2d, ConvTranspose2d, Downsample, Upsample
+from .dcgan import DCGANDiscriminator, DCGANGenerator
+from .dit import DiT
+from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
+from .gan import MlpDiscriminator, MlpGenerator, minibatch_stddev
+from .learner import Learner
 from .linear import Linear
-from .mlp import MlpDenoiser, ResidualBlock
-from .module import Buffer, Module, Packed, load_state, named_parameters, pack, state, value_and_grad
-from .norm import LayerNorm
+from .mlp import MLP, MlpDenoiser, ResidualBlock
+from .module import (
+    Buffer,
+    Module,
+    Packed,
+    load_state,
+    look_alike,
+    named_buffers,
+    named_parameters,
+    pack,
+    state,
+    value_and_grad,
+)
+from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .residual import AttentionBlock, ResBlock
+from .resnet_gan import ResNetDiscriminator, ResNetGenerator
+from .spectral import SpectralNorm
+from .summary import Summary, summary
+from .unet import UNet2D
 
 __all__ = [
+    "Attention",
+    "AttentionBlock",
+    "BatchNorm",
     "Buffer",
+    "Conv2d",
+    "ConvTranspose2d",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "DiT",
+    "Downsample",
     "Embedding",
     "FourierFeatures",
+    "GroupNorm",
     "LayerNorm",
+    "Learner",
     "Linear",
+    "MLP",
     "MlpDenoiser",
+    "MlpDiscriminator",
+    "MlpGenerator",
     "Module",
     "Packed",
+    "RMSNorm",
+    "ResBlock",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
     "ResidualBlock",
+    "SinusoidalFeatures",
+    "SpectralNorm",
+    "Summary",
+    "UNet2D",
+    "Upsample",
     "init",
     "load_state",
+    "look_alike",
+    "minibatch_stddev",
+    "named_buffers",
     "named_parameters",
     "pack",
     "state",
+    "summary",
     "value_and_grad",
 ]

@@ -15,8 +15,8 @@ __all__ = ["Linear"]
 class Linear(Module):
     """activation(x @ weight + bias).
 
-    weight (d, o) begins as normals of variance gain^2 / d, bias (o,) as zeros. `activation` is a name that
-    ops.linear_act knows, or None.
+    x (..., d). Returns (..., o). weight (d, o) begins as normals of variance gain^2 / d, bias (o,) as zeros; bias=False
+    does without. `activation` is a name that ops.linear_act knows, or None.
     """
 
     def __init__(
@@ -27,13 +27,17 @@ class Linear(Module):
         *,
         activation: str | None = None,
         gain: float = 1.0,
+        bias: bool = True,
         dtype: Any = "float32",
     ) -> None:
         self.weight = init.lecun_normal((d, o), stream, gain=gain, dtype=dtype)
-        self.bias = init.zeros((o,), dtype=dtype)
+        self.bias = init.zeros((o,), dtype=dtype) if bias else None
         self.activation = activation
 
     def __call__(self, x: Any) -> Any:
+        if self.bias is None:
+            y = ops.matmul(x, self.weight)
+            return y if self.activation is None else getattr(ops, self.activation)(y)
         if self.activation is None:
             return ops.linear(x, self.weight, self.bias)
         return ops.linear_act(x, self.weight, self.bias, activation=self.activation)

@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron that predicts what noise hides, for rows of numbers and for small images."""
+"""Multilayer perceptrons: the plain one, and a residual one that predicts what noise hides, for rows of numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,37 @@ from .linear import Linear
 from .module import Module
 from .norm import LayerNorm
 
-__all__ = ["MlpDenoiser", "ResidualBlock"]
+__all__ = ["MLP", "MlpDenoiser", "ResidualBlock"]
+
+
+class MLP(Module):
+    """Linear layers with an activation between them.
+
+    x (..., d). Returns (..., o). hidden: the widths between. out_gain: the gain of the last layer, 0 for one that
+    begins as zero.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        o: int,
+        stream: Stream,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "silu",
+        out_gain: float = 1.0,
+        dtype: Any = "float32",
+    ) -> None:
+        widths = (d, *hidden)
+        self.layers = [
+            Linear(a, b, stream, activation=activation, dtype=dtype) for a, b in zip(widths, hidden, strict=False)
+        ]
+        self.out = Linear(widths[-1], o, stream, gain=out_gain, dtype=dtype)
+
+    def __call__(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = layer(x)
+        return self.out(x)
 
 
 class ResidualBlock(Module):

@@ -12,7 +12,7 @@ Not here: training loops, modes (train and eval behave alike), and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,10 @@ import numpy as np
 
 from .. import autograd
 
-__all__ = ["Buffer", "Module", "Packed", "load_state", "named_parameters", "pack", "state", "value_and_grad"]
+__all__ = [
+    "Buffer", "Module", "Packed", "load_state", "look_alike", "named_buffers", "named_parameters", "pack", "state",
+    "value_and_grad",
+]  # fmt: skip
 
 ALIGNMENT = 16  # elements: parameters begin on cache lines
 
@@ -32,7 +35,14 @@ class Buffer:
     """
 
     def __init__(self, value: Any) -> None:
-        self.value = np.asarray(value)
+        self.value: Any = np.asarray(value)
+
+    @classmethod
+    def of(cls, value: Any) -> Buffer:
+        """A Buffer of this very array, or of one that is traced."""
+        made = object.__new__(cls)
+        made.value = value
+        return made
 
     def __repr__(self) -> str:
         return f"Buffer(shape={self.value.shape}, dtype={self.value.dtype})"
@@ -64,7 +74,7 @@ def _parts(o: Any) -> Iterator[tuple[Any, Any]] | None:
     """(key, part) of a container, or None if o is not one."""
     if isinstance(o, Module):
         return iter(list(vars(o).items()))
-    if isinstance(o, dict):
+    if isinstance(o, Mapping):
         return iter(list(o.items()))
     if isinstance(o, (list, tuple)):
         return iter(list(enumerate(o)))
@@ -106,20 +116,25 @@ def named_parameters(model: Any) -> dict[str, Any]:
     return found
 
 
-def _look_alike(o: Any, new: dict[int, Any]) -> Any:
-    """A read-only copy of the structure o in which the array with id i is new[i]."""
+def named_buffers(model: Any) -> dict[str, Any]:
+    """Path -> array of every Buffer, in attribute order."""
+    return {path: o.value for path, o in _walk(model) if isinstance(o, Buffer)}
+
+
+def look_alike(o: Any, new: dict[int, Any]) -> Any:
+    """A read-only copy of the structure o in which the array with id i, a Buffer's too, is new[i]."""
     if isinstance(o, Buffer):
-        return o
+        return Buffer.of(new[id(o.value)]) if id(o.value) in new else o
     if _is_array(o):
         return new.get(id(o), o)
     if isinstance(o, Module):
         copy = object.__new__(type(o))
-        copy.__dict__.update({key: _look_alike(part, new) for key, part in vars(o).items()}, _traced=True)
+        copy.__dict__.update({key: look_alike(part, new) for key, part in vars(o).items()}, _traced=True)
         return copy
-    if isinstance(o, dict):
-        return MappingProxyType({key: _look_alike(part, new) for key, part in o.items()})
+    if isinstance(o, Mapping):
+        return MappingProxyType({key: look_alike(part, new) for key, part in o.items()})
     if isinstance(o, (list, tuple)):
-        return tuple([_look_alike(part, new) for part in o])
+        return tuple([look_alike(part, new) for part in o])
     return o
 
 
@@ -135,7 +150,7 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, list]]:
         names = [id(leaf) for leaf in leaves]
 
         def of_leaves(traced: list, *rest: Any) -> Any:
-            return loss(_look_alike(model, dict(zip(names, traced, strict=True))), *rest)
+            return loss(look_alike(model, dict(zip(names, traced, strict=True))), *rest)
 
         return autograd.value_and_grad(of_leaves)(leaves, *rest)
 
@@ -208,8 +223,7 @@ def pack(model: Any) -> Packed:
 
 def state(model: Any) -> dict[str, np.ndarray]:
     """Path -> array of everything that a file must hold: parameters, then buffers."""
-    buffers = {path: o.value for path, o in _walk(model) if isinstance(o, Buffer)}
-    return {**named_parameters(model), **buffers}
+    return {**named_parameters(model), **named_buffers(model)}
 
 
 def load_state(model: Any, arrays: dict[str, np.ndarray]) -> None:

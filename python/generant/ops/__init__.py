@@ -10,6 +10,7 @@ from .attention import *
 from .batch_norm import *
 from .conv import *
 from .diffusion import *
+from .flat import *
 from .gather import *
 from .group_norm import *
 from .kernel_matvec import *
@@ -31,4 +32,4 @@ from .upsample_conv import *
 from .winograd import *
 
 globals().update(TABLE)  # rows that are generated (silu_bwd, ...) are ops like any other
-__all__ = sorted(TABLE)
+__all__ = sorted([*TABLE, "pack_"])

@@ -36,10 +36,14 @@ class Adam(Stateful):
         """m, v, count, lr: everything but the parameters that a step reads or changes."""
         return {"m": self.m, "v": self.v, "count": self.count, "lr": self.lr}
 
-    def step(self, grads: Any, ok: Any = None) -> None:
-        """One update. grads: flat, like params. Nothing changes if ok (1 uint8, from `clip`) is 0."""
-        ops.adam_(self.params, self.m, self.v, grads, self.count, self.lr, ok, beta1=self.beta1, beta2=self.beta2,
-                  eps=self.eps, weight_decay=self.weight_decay)
+    def step(self, grads: Any, ok: Any = None, at: dict[str, Any] | None = None) -> None:
+        """One update. grads: flat, like params. Nothing changes if ok (1 uint8, from `clip`) is 0.
+
+        at: the arrays of `state` and "params" to work on, if not its own.
+        """
+        own = {**self.state, "params": self.params} if at is None else at
+        ops.adam_(own["params"], own["m"], own["v"], grads, own["count"], own["lr"], ok, beta1=self.beta1,
+                  beta2=self.beta2, eps=self.eps, weight_decay=self.weight_decay)
 
 
 def clip(grads: Any, limit: float = math.inf) -> tuple[Any, Any]:

@@ -64,9 +64,13 @@ class EMA(Stateful):
         self.decay[0] = self._decay(int(self.count[0]))
         self.count += 1
 
-    def apply(self, ok: Any = None) -> None:
-        """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0."""
-        ops.ema_(self.average, self.params, self.decay, ok)
+    def apply(self, ok: Any = None, at: dict[str, Any] | None = None) -> None:
+        """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0.
+
+        at: the arrays of `state` and "params" to work on, if not its own.
+        """
+        own = {**self.state, "params": self.params} if at is None else at
+        ops.ema_(own["average"], own["params"], own["decay"], ok)
 
     def update(self, ok: Any = None) -> None:
         """One update."""

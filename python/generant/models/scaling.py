@@ -1,0 +1,105 @@
+"""Data as a network sees it, and back: an offset per feature and one scale, fitted to the training data.
+
+Kept apart from the models because sampling, scoring and files need the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .estimator import check_data
+
+__all__ = ["Scaling"]
+
+
+class Scaling:
+    """x -> (x - offset) / scale, float32 and flat (n, d), for X (n, *shape).
+
+    shape, dtype: of a sample as it came; offset, low, high (d,): float64, of X's unit; scale: a float.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any, offset: Any, scale: float, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.size = math.prod(self.shape)
+        self.offset = np.broadcast_to(np.asarray(offset, np.float64), (self.size,)).copy()
+        self.scale, self.low, self.high = float(scale), low, high
+
+    @staticmethod
+    def _bounds(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.dtype]:
+        rows = X.reshape(len(X), -1).astype(np.float64)
+        # images of bytes come back as bytes, other whole numbers as what a network can return
+        kept = X.dtype if X.dtype in (np.float32, np.float64, np.uint8) else np.dtype(np.float32)
+        return rows, rows.min(0), rows.max(0), kept
+
+    @classmethod
+    def standard(cls, X: np.ndarray, rms: float = 1.0) -> Scaling:
+        """Mean 0 for every feature, root mean square `rms` over all of them."""
+        rows, low, high, dtype = cls._bounds(X)
+        mean = rows.mean(0)
+        scale = float(np.sqrt(np.mean((rows - mean) ** 2)) / rms) or 1.0
+        return cls(X.shape[1:], dtype, mean, scale, low, high)
+
+    @classmethod
+    def to_range(cls, X: np.ndarray, low: float, high: float) -> Scaling:
+        """The range of all of X (of a byte, if it is bytes) to [low, high]."""
+        _, least, most, dtype = cls._bounds(X)
+        first, last = (0.0, 255.0) if dtype == np.uint8 else (float(least.min()), float(most.max()))
+        scale = (last - first) / (high - low) or 1.0
+        return cls(X.shape[1:], dtype, first - low * scale, scale, least, most)
+
+    @classmethod
+    def none(cls, X: np.ndarray) -> Scaling:
+        """X as it is: counts, codes, pixels that are 0 or 1 already."""
+        _, low, high, dtype = cls._bounds(X)
+        return cls(X.shape[1:], dtype, 0.0, 1.0, low, high)
+
+    def forward(self, where: str, X: Any) -> np.ndarray:
+        """X (n, *shape) -> (n, d) float32. ValueError if its samples do not have the shape of the training data's."""
+        X = check_data(where, X)
+        if X.shape[1:] != self.shape:
+            raise ValueError(
+                f"{where}: X has {math.prod(X.shape[1:])} features, but the model was fitted with {self.size} features "
+                f"(X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
+            )
+        return ((X.reshape(len(X), -1) - self.offset) / self.scale).astype(np.float32)
+
+    def back(self, rows: np.ndarray, *, clip: bool = False) -> np.ndarray:
+        """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X."""
+        x = rows.reshape(len(rows), -1) * self.scale + self.offset
+        if clip:
+            np.clip(x, self.low, self.high, out=x)
+        if self.dtype == np.uint8:
+            x = np.clip(np.rint(x), 0, 255)
+        return x.astype(self.dtype).reshape(len(rows), *self.shape)
+
+    @property
+    def log_density(self) -> float:
+        """What a log density of scaled rows misses to be one of X: -d log(scale), in nats."""
+        return -self.size * math.log(self.scale)
+
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """(h, w, c) of a sample, None if samples are rows."""
+        if len(self.shape) == 2:
+            return (*self.shape, 1)
+        return self.shape if len(self.shape) == 3 else None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For a file: the arrays."""
+        return {"offset": self.offset, "low": self.low, "high": self.high}
+
+    def config(self) -> dict[str, Any]:
+        """For a file: the rest."""
+        return {"shape": list(self.shape), "dtype": self.dtype.name, "scale": self.scale}
+
+    @classmethod
+    def load(cls, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> Scaling:
+        """What `arrays` and `config` described."""
+        return cls(
+            tuple(config["shape"]), config["dtype"], arrays["offset"], config["scale"], arrays["low"], arrays["high"]
+        )

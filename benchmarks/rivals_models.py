@@ -44,7 +44,26 @@ def compiling(setup: Any) -> Any:
     return timed
 
 
+def _sampling(a: Any, work: Any, **options: Any) -> Any:
+    with_torch()
+    from torch_models import Sampling
+
+    return Sampling(a, work, **options)
+
+
 for kind in (kinds.MlpTraining, kinds.VaeTraining):
     rival(kind, "torch", tuned=True)(_training)
     rival(kind, "torch flat", best=True, tuned=True)(partial(_training, setting="flat"))
     rival(kind, "torch.compile", best=True, env=FRESH)(compiling(partial(_training, setting="flat", compiled=True)))
+
+fast = {"channels_last": True, "setting": "foreach"}
+for kind in (kinds.GanTraining, kinds.DenoiserTraining):
+    rival(kind, "torch", tuned=True)(_training)
+    rival(kind, "torch channels_last", best=True, tuned=True)(partial(_training, **fast))
+    rival(kind, "torch.compile", best=True, env=FRESH)(compiling(partial(_training, compiled=True, **fast)))
+
+for kind in (kinds.Denoising, kinds.Sampling):
+    rival(kind, "torch", tuned=True)(_sampling)
+    rival(kind, "torch channels_last", best=True, tuned=True)(partial(_sampling, channels_last=True))
+    compiled = compiling(partial(_sampling, channels_last=True, compiled=True))
+    rival(kind, "torch.compile", best=True, env=FRESH)(compiled)

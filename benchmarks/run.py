@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from datetime import date
@@ -323,7 +324,9 @@ def main() -> None:
     if os.getloadavg()[0] > 0.5:
         print(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): rough timings", file=sys.stderr)
     for case in chosen:
-        entry = measure(case, args.threads, rounds, batch, args.limit, args.quick)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["GENERANT_BENCHMARK_FOLDER"] = folder  # for what a case's workers share
+            entry = measure(case, args.threads, rounds, batch, args.limit, args.quick)
         results["config"] = entry["contenders"]["generant"].pop("config", results.get("config", {}))
         results["cases"][case.name] = entry
         print(report(case.name, entry), flush=True)

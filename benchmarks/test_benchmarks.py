@@ -83,6 +83,14 @@ def test_geometric_mean_has_its_row_and_goal():
     assert means({"a": _entry(4.0), "b": failed}) == {"documented": [("torch", "in 1 only (goal 2x, MISSED)")]}
 
 
+def test_memory_against_a_rival_and_seconds_of_compiling_are_told():
+    entry = _entry(4.0, memory=2e6)
+    entry.update(lean=True, goals={"torch": 3.0})
+    entry["contenders"]["torch"].update(memory=1e6, compiled=12.0)
+    wanted = "4.00x (goal 3x, met; 2.00 of its memory, goal <= 1, MISSED; compiled in 12 s)"
+    assert f"torch **{wanted}**" in table("", {"a": entry})
+
+
 def test_what_a_machine_lacks_is_told_and_not_a_failure():
     text = table("", {"a": _entry(4.0, missing="no bf16", seconds=[]), "b": _entry(4.0)})
     assert "| a | not measured: no bf16 |" in text and "FAILED" not in text

@@ -1,14 +1,16 @@
 """The twins of work_models.py in torch: networks with our first weights, losses, training steps and sampling.
 
 A twin runs in float64 as the reference of all contenders, and in float32 as the rival, with its settings: the memory
-order of images, whether what torch's documentation does tensor by tensor is done by one call (best), and whether the
-loss or the network goes through torch.compile. Networks get their weights in the order of ours, whose axes they turn.
-While it is judged a twin uses the noise of the inputs; then it draws its own.
+order of images, how parameters are updated, and whether the loss or the network goes through torch.compile. While it is
+judged a twin uses the noise of the inputs; then it draws its own.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,10 @@ import work_models as kinds
 from torch import nn
 from torch.nn import functional as F
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from torch_twins import TorchUNet2D, as_ours  # those that our networks are tested against
+
 SIGMA_DATA, P_MEAN, P_STD = 0.5, -1.2, 1.2  # Karras et al. (2022)
-
-
-def numbers(losses: Any) -> list[float]:
-    """The losses of one step, be they arrays or tensors, one or several."""
-    return [float(v) for v in (losses if isinstance(losses, (tuple, list)) else [losses])]
 
 
 def images(x: np.ndarray, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> torch.Tensor:
@@ -36,23 +36,22 @@ def in_our_order(x: torch.Tensor) -> torch.Tensor:
 
 
 def load(net: nn.Module, weights: dict[str, np.ndarray]) -> nn.Module:
-    """The network with our weights, which come in the same order: d o as o d, kh kw c o as o c kh kw."""
-    for (path, ours), parameter in zip(weights.items(), net.parameters(), strict=True):
-        value = torch.from_numpy(ours)
-        value = value.permute({2: (1, 0), 4: (3, 2, 0, 1)}.get(value.ndim, tuple(range(value.ndim))))
-        if value.shape != parameter.shape:
-            raise ValueError(f"{path}: {tuple(value.shape)} is no {tuple(parameter.shape)}")
-        with torch.no_grad():
-            parameter.copy_(value)
+    """The network with our weights, by our names and in its layout."""
+    for path, array in weights.items():
+        as_ours(net, path).copy_(torch.from_numpy(array))
     return net
 
 
-def mlp(d: int, o: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(d, width), nn.SiLU()]
-        d = width
-    return nn.Sequential(*layers, nn.Linear(d, o))
+class Mlp(nn.Module):
+    def __init__(self, d: int, o: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip((d, *hidden), hidden, strict=False)])
+        self.out = nn.Linear(hidden[-1], o)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.silu(layer(x))
+        return self.out(x)
 
 
 class Update:
@@ -109,13 +108,10 @@ class Training:
         self.prepare()
 
     def prepare(self) -> None:
-        self.net = self.placed(load(self.network(), self.a.weights))
+        net = load(self.network(), self.a.weights).to(self.dtype)
+        self.net = net.to(memory_format=torch.channels_last) if self.channels_last else net
         self.update = Update(self.net, self.work, self.setting)
         self.objective = self.faster(self.objective)
-
-    def placed(self, net: nn.Module) -> nn.Module:
-        net = net.to(self.dtype)
-        return net.to(memory_format=torch.channels_last) if self.channels_last else net
 
     def rows(self, x: np.ndarray) -> list[torch.Tensor]:
         return list(torch.from_numpy(x).to(self.dtype))
@@ -123,18 +119,21 @@ class Training:
     def pictures(self, x: np.ndarray) -> list[torch.Tensor]:
         return [images(batch, self.dtype, self.channels_last) for batch in x]
 
-    def judged(self, k: int) -> bool:
-        return k < self.work.checked_calls
+    def normals(self, k: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """Number k of the noise of rows that is given, or new."""
+        if k < len(self.a.noise):
+            return torch.from_numpy(self.a.noise[k]).to(self.dtype)
+        return torch.randn(shape, dtype=self.dtype)
 
-    def step(self, k: int) -> Any:
+    def step(self, k: int) -> tuple[torch.Tensor, ...]:
         loss = self.loss(k)
         self.update(loss)
-        return loss.detach()
+        return (loss.detach(),)
 
 
 class MlpTraining(Training):
     def network(self):
-        return mlp(self.work.width, self.work.width, (self.work.width,) * 2)
+        return Mlp(self.work.width, self.work.width, (self.work.width,) * 2)
 
     def prepare(self):
         super().prepare()
@@ -150,8 +149,8 @@ class MlpTraining(Training):
 class VaeTraining(Training):
     def network(self):
         work = self.work
-        encoder = mlp(work.d, 2 * work.latent, work.hidden)
-        return nn.ModuleDict({"encoder": encoder, "decoder": mlp(work.latent, work.d, work.hidden[::-1])})
+        encoder = Mlp(work.d, 2 * work.latent, work.hidden)
+        return nn.ModuleDict({"encoder": encoder, "decoder": Mlp(work.latent, work.d, work.hidden[::-1])})
 
     def prepare(self):
         super().prepare()
@@ -165,17 +164,155 @@ class VaeTraining(Training):
         return (surprise + kl) / len(x)
 
     def loss(self, k):
-        if self.judged(k):
-            noise = torch.from_numpy(self.a.noise[k]).to(self.dtype)
+        return self.objective(self.x[k % kinds.BATCHES], self.normals(k, (self.work.n, self.work.latent)))
+
+
+def edm(sigma: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """c_skip, c_out, c_in (n, 1, 1, 1) and c_noise (n,) for sigma (n,). Karras et al. (2022), table 1."""
+    s = sigma.view(-1, 1, 1, 1)
+    square = s**2 + SIGMA_DATA**2
+    return SIGMA_DATA**2 / square, s * SIGMA_DATA / square.sqrt(), 1 / square.sqrt(), sigma.log() / 4
+
+
+def unet(work: Any) -> nn.Module:
+    return TorchUNet2D(work.c, **work.options())
+
+
+class Generator(nn.Module):
+    """nn.DCGANGenerator of two layers: z (n, latent) to images (n, 1, size, size)."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__()
+        self.start, width = (2 * work.width, work.size // 4, work.size // 4), work.width
+        self.enter = nn.Linear(work.latent, math.prod(self.start))
+        self.layers = nn.ModuleList([nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)])
+        self.out = nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1)
+
+    def forward(self, z):
+        h = F.relu(self.enter(z)).view(-1, *self.start)
+        return self.out(F.relu(self.layers[0](h)))
+
+
+class Discriminator(nn.Module):
+    """nn.DCGANDiscriminator of two layers: a logit per image."""
+
+    def __init__(self, work: Any) -> None:
+        super().__init__()
+        width = work.width
+        pairs = ((1, width), (width, 2 * width))
+        self.layers = nn.ModuleList([nn.Conv2d(c, o, 4, stride=2, padding=1) for c, o in pairs])
+        self.head = nn.ModuleDict({"out": nn.Linear(2 * width * (work.size // 4) ** 2, 1)})
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+        return self.head["out"](x.flatten(1))[:, 0]
+
+
+class GanTraining(Training):
+    def network(self):
+        return nn.ModuleDict({"generator": Generator(self.work), "discriminator": Discriminator(self.work)})
+
+    def prepare(self):
+        work, channels_last = self.work, self.channels_last
+        net = load(self.network(), self.a.weights)
+        self.g, self.d = net["generator"], net["discriminator"]
+        rows = torch.arange(math.prod(self.g.start)).view(*self.g.start[1:], -1).permute(2, 0, 1).flatten()
+        enter, out = self.g.enter, self.d.head["out"]  # ours have the channels last
+        enter.weight.data, enter.bias.data = enter.weight.data[rows], enter.bias.data[rows]
+        out.weight.data = out.weight.data[:, rows]
+        net.to(self.dtype)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+        self.updates = [Update(part, work, self.setting) for part in (self.d, self.g)]
+        self.of_discriminator, self.of_generator = self.faster(self.of_discriminator), self.faster(self.of_generator)
+        self.x = self.pictures(self.a.x)
+
+    def of_discriminator(self, real, fake):
+        logits = self.d(real)
+        slope, = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        penalty = slope.square().sum((1, 2, 3)).mean()
+        return F.softplus(-logits).mean() + F.softplus(self.d(fake)).mean() + self.work.gamma / 2 * penalty
+
+    def of_generator(self, z):
+        return F.softplus(-self.d(self.g(z))).mean()
+
+    def step(self, k):
+        z, other = (self.normals(i, (self.work.n, self.work.latent)) for i in (2 * k, 2 * k + 1))
+        with torch.no_grad():
+            fake = self.g(z)
+        d_loss = self.of_discriminator(self.x[k % kinds.BATCHES].detach().requires_grad_(), fake)
+        self.updates[0](d_loss)
+        if self.setting != "documented":
+            self.d.requires_grad_(False)  # the documented way works its gradients out and throws them away
+        g_loss = self.of_generator(other)
+        self.updates[1](g_loss)
+        self.d.requires_grad_(True)
+        return d_loss.detach(), g_loss.detach()
+
+
+class DenoiserTraining(Training):
+    def network(self):
+        return unet(self.work)
+
+    def prepare(self):
+        super().prepare()
+        self.x = self.pictures(self.a.x)
+
+    def objective(self, x, sigma, noise):
+        c_skip, c_out, c_in, c_noise = edm(sigma)
+        noisy = x + sigma.view(-1, 1, 1, 1) * noise
+        return F.mse_loss(self.net(c_in * noisy, c_noise), (x - c_skip * noisy) / c_out)
+
+    def loss(self, k):
+        x = self.x[k % kinds.BATCHES]
+        if k < len(self.a.noise):
+            sigma = torch.from_numpy(self.a.sigma[k]).to(self.dtype)
+            noise = images(self.a.noise[k], self.dtype, self.channels_last)
         else:
-            noise = torch.randn(self.work.n, self.work.latent)
-        return self.objective(self.x[k % kinds.BATCHES], noise)
+            sigma = torch.exp(P_MEAN + P_STD * torch.randn(len(x)))
+            noise = torch.randn_like(x)
+        return self.objective(x, sigma, noise)
 
 
-def exact_losses(a: Any, work: Any) -> list[Any]:
-    """Of the steps that are judged, in float64."""
+class Sampling:
+    """call() of the network, or of a sampling loop around it, on images in torch's order; the result is in ours."""
+
+    def __init__(self, a: Any, work: Any, *, dtype: torch.dtype = torch.float32, channels_last: bool = False,
+                 compiled: bool = False) -> None:  # fmt: skip
+        net = load(unet(work), a.weights).to(dtype).requires_grad_(False)
+        self.net: Callable = net.to(memory_format=torch.channels_last) if channels_last else net
+        if compiled:
+            self.net = torch.compile(self.net)
+        self.x = images(a.x, dtype, channels_last)
+        if isinstance(work, kinds.Sampling):
+            self.sigmas = torch.tensor(a.sigmas, dtype=dtype)
+        else:
+            self.sigmas, self.c_noise = None, torch.from_numpy(a.c_noise).to(dtype)
+
+    @torch.inference_mode()
+    def __call__(self) -> torch.Tensor:
+        x = self.x
+        if self.sigmas is None:
+            return in_our_order(self.net(x, self.c_noise))
+        for sigma, following in zip(self.sigmas[:-1], self.sigmas[1:], strict=True):
+            c_skip, c_out, c_in, c_noise = edm(sigma.expand(len(x)))
+            denoised = c_skip * x + c_out * self.net(c_in * x, c_noise)
+            x = x + (following - sigma) * (x - denoised) / sigma
+        return in_our_order(x)
+
+
+TWINS = {
+    kinds.MlpTraining: MlpTraining,
+    kinds.VaeTraining: VaeTraining,
+    kinds.GanTraining: GanTraining,
+    kinds.DenoiserTraining: DenoiserTraining,
+}
+
+
+def exact(a: Any, work: Any) -> np.ndarray:
+    """In float64: the losses of the steps that are judged, (steps, losses), or what a sampler or a network returns."""
+    if type(work) not in TWINS:
+        return Sampling(a, work, dtype=torch.float64)().numpy()
     twin = TWINS[type(work)](a, work, dtype=torch.float64)
-    return [twin.step(k) for k in range(work.checked_calls)]
-
-
-TWINS = {kinds.MlpTraining: MlpTraining, kinds.VaeTraining: VaeTraining}
+    return np.array([[float(v) for v in twin.step(k)] for k in range(work.checked_calls)])

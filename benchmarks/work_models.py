@@ -38,7 +38,7 @@ def awakened(network: Any) -> Any:
 
 
 def losses_of(work: Any, step: Any) -> Any:
-    """A call that does step(0), step(1), ..., each a tuple of losses, and returns the tuples of those that are judged."""
+    """A call that does step(0), step(1), ..., each a tuple of losses, and returns those of the steps that are judged."""
     numbers, losses = count(), []
 
     def call():

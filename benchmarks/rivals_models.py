@@ -21,7 +21,7 @@ def _training(a: Any, work: Any, **options: Any) -> Any:
     with_torch()
     from torch_models import TWINS
 
-    return kinds.losses_of(work, TWINS[type(work)](a, work, **options).step)
+    return kinds.losses_of(work, a, TWINS[type(work)](a, work, **options).step)
 
 
 def compiling(setup: Any) -> Any:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,15 +36,18 @@ def awakened(network: Any) -> Any:
     return network
 
 
-def losses_of(work: Any, step: Any) -> Any:
-    """A call that does step(0), step(1), ..., each a tuple of losses, and returns those of the steps that are judged."""
-    numbers, losses = count(), []
+def losses_of(work: Any, a: Any, step: Any) -> Any:
+    """A call that does step(k), a tuple of losses, and returns those of the steps that are judged, the first.
+
+    k counts on where inputs serve again: what is set up anew for the timing is past the steps whose noise is given.
+    """
+    a.steps, losses = getattr(a, "steps", 0), []
 
     def call():
-        k = next(numbers)
-        found = step(k)
-        if k < work.checked_calls:
+        found = step(a.steps)
+        if a.steps < work.checked_calls:
             losses.append(found)
+        a.steps += 1
         return losses
 
     return call
@@ -133,7 +135,7 @@ class MlpTraining(Model):
             return (value,)
 
         recorded = recording.record(step, learner.state)
-        return losses_of(self, lambda k: recorded(a.x[k % BATCHES], a.target[k % BATCHES]))
+        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.target[k % BATCHES]))
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class VaeTraining(Model):
             return (value,)
 
         recorded = recording.record(step, learner.state)
-        return losses_of(self, lambda k: recorded(a.x[k % BATCHES], a.keys.at(k)))
+        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.keys.at(k)))
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class GanTraining(Model):
             return d_loss, g_loss
 
         recorded = recording.record(step, {name: learner.state for name, learner in learners.items()})
-        return losses_of(self, lambda k: recorded(a.x[k % BATCHES], a.keys.at(2 * k), a.keys.at(2 * k + 1)))
+        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.keys.at(2 * k), a.keys.at(2 * k + 1)))
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,7 @@ class DenoiserTraining(Model):
             learner.prepare()
             return recorded(a.x[k % BATCHES], a.keys.at(k), in_x, in_z, c_noise, b_x, b_z, weight)
 
-        return losses_of(self, numbered)
+        return losses_of(self, a, numbered)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 A contender gets our first weights, the same batches and, as long as it is judged, the same noise: ours is drawn inside
 from keys, so a rival is given the numbers of those keys; afterwards it draws its own. What is judged is the loss of
 every one of the first steps, against a float64 twin in torch (torch_models.py), which all cases therefore need. The
-error is that of the first loss, or a hundredth of the largest of the curve if that is more: a tolerance of 1e-4 is 1e-4
-for one step and 1e-2 for a curve. Sampling is judged by its samples.
+error is that of the first loss, or a hundredth of the largest of the curve if that is more: a tolerance of 1e-5 is 1e-5
+for one step and 1e-3 for a curve. Sampling is judged by its samples.
 
 No weight is zero at first, as some are before training: what they hide could not be compared. Not here: data, epochs,
 and what models do around a step.
@@ -57,7 +57,7 @@ def losses_of(work: Any, a: Any, step: Any) -> Any:
 class Model(Family):
     """Weights, batches and noise, and how losses are judged. A subclass has network(), ours() and a twin."""
 
-    tolerance, keeps, clip, decay = 1e-4, True, float("inf"), None
+    tolerance, keeps, clip, decay = 1e-5, True, float("inf"), None
 
     def lacks(self):
         return "" if find_spec("torch") else "torch is not installed, whose float64 is the reference"
@@ -324,7 +324,7 @@ class DenoiserTraining(Model):
 class Denoising(DenoiserTraining):
     """The network alone, once."""
 
-    checked_calls = 1
+    tolerance, checked_calls = 1e-4, 1
 
     def inputs(self):
         x, c_noise = self.batches()[0], normal(self.n, 1)

@@ -1,4 +1,9 @@
-"""Generators and discriminators: shapes for any size, what they depend on, and the parts they are made of."""
+"""Generators and discriminators: shapes for any size, what they depend on, and the parts they are made of.
+
+Seen to fail: with power iteration differentiated, at work without training=True, or its buffers handed out uncopied;
+with consecutive samples grouped, without the constant under the root; with labels unchecked, a block that does not
+begin as the identity, an image uncropped; with the generator of a discriminator's step traced.
+"""
 
 from __future__ import annotations
 
@@ -264,6 +269,14 @@ def test_sigma_is_differentiated_and_its_vectors_are_not(name):
     weight[...] = keep
     np.testing.assert_allclose((g * direction).sum(), (up - down) / (2 * h), rtol=1e-6)
     assert value == loss(normed)
+
+
+def test_the_step_of_power_iteration_is_not_differentiated():
+    layer, x = layers()["linear"]
+    normed = nn.SpectralNorm(layer, Stream(6))
+    _, moving = nn.value_and_grad(lambda m: ops.sum(ops.square(m(x, training=True))))(normed)
+    _, still = nn.value_and_grad(lambda m: ops.sum(ops.square(m(x))))(normed)  # with the vectors just found
+    np.testing.assert_allclose(moving[0], still[0], rtol=1e-10)
 
 
 def test_a_later_training_call_leaves_an_earlier_gradient_alone():

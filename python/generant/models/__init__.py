@@ -3,5 +3,6 @@
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
 from .gan import GAN
+from .gmmn import GMMN
 
-__all__ = ["GAN", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = ["GAN", "GMMN", "Diffusion", "DivergedError", "Estimator", "NotFittedError"]

@@ -14,33 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics, nn, ops, optim
-from ..random import Stream, permutation, split
+from .. import nn, ops, optim
+from ..random import Stream, split
 from . import adversarial
 from .estimator import check_count, check_real
-from .generative import NOISE, VALIDATION, GenerativeModel
+from .generative import NOISE
+from .latent import LatentModel
 from .moment_matching import mmd_loss, mmd_witness
-from .scaling import Scaling
 
 __all__ = ["GAN"]
 
-ARCHITECTURES = ("auto", "mlp", "dcgan", "resnet")
 LOSSES = (*adversarial.LOSSES, "mmd")
 FEATURES = 16  # of the critic of loss "mmd". Binkowski et al. (2018), sec. 5
-SPREAD = 0.3  # of normal coordinates beside signs: the pieces lie apart
 ANNEALED = 0.7  # the part of training in which gamma falls
-
-
-def latents(z: Any, signs: int) -> Any:
-    """z (n, d) normal, with the signs of its first coordinates in their place and, if there are any, the rest reduced."""
-    if not signs:
-        return z
-    d = z.shape[1]
-    first = ops.slice_axis(z, start=0, stop=signs)
-    bits = ops.affine(ops.heaviside(first, ops.affine(first, scale=0.0)), scale=2.0, shift=-1.0)
-    if signs == d:
-        return bits
-    return ops.concat(bits, ops.affine(ops.slice_axis(z, start=signs, stop=d), scale=SPREAD), axis=-1)
 
 
 class FeatureHead(nn.Module):
@@ -54,7 +40,7 @@ class FeatureHead(nn.Module):
         return self.out(phi)
 
 
-class GAN(GenerativeModel):
+class GAN(LatentModel):
     """Generative adversarial network, class-conditional if labels are given. Goodfellow et al. (2014).
 
     The default is R3GAN: the relativistic loss with zero-centred gradient penalties on data and on samples, whose
@@ -80,19 +66,20 @@ class GAN(GenerativeModel):
     """
 
     clip_norm = math.inf
+    bounded = True
 
     def __init__(
         self,
         *,
-        latent_dim: int = 10,
-        latent_signs: int = 8,
+        latent_dim: int = 24,
+        latent_signs: int = 12,
         architecture: str = "auto",
         hidden: Sequence[int] = (64, 64, 64),
         frequencies: int = 16,
         width: int = 32,
         loss: str = "relativistic",
         gamma: float | None = None,
-        gamma_final: float = 0.02,
+        gamma_final: float = 0.002,
         lambda_gp: float | None = None,
         n_critic: int | None = None,
         spectral_norm: bool = False,
@@ -145,63 +132,33 @@ class GAN(GenerativeModel):
     def _n_critic(self) -> int:
         return (5 if self._critic else 1) if self.n_critic is None else self.n_critic
 
-    @property
-    def _images(self) -> bool:
-        return self.architecture in ("dcgan", "resnet") or (
-            self.architecture == "auto" and self.scaling_.image is not None
-        )
-
     # ---- what the base asks for ----
 
     def _check(self) -> None:
-        for count, least in (("latent_dim", 1), ("latent_signs", 0), ("width", 1), ("frequencies", 0),
-                             ("stddev_group", 0), ("watch_every", 0)):
-            check_count("GAN", count, getattr(self, count), least)
-        if self.latent_signs > self.latent_dim:
-            raise ValueError(f"GAN: latent_signs must be at most latent_dim = {self.latent_dim}, got {self.latent_signs}")
-        for width in self.hidden:
-            check_count("GAN", "hidden", width)
-        for name, known in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"GAN: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for number in ("gamma", "lambda_gp", "discriminator_learning_rate"):
+        super()._check()
+        self._choice("loss", LOSSES)
+        check_count("GAN", "frequencies", self.frequencies, 0)
+        check_count("GAN", "stddev_group", self.stddev_group, 0)
+        check_count("GAN", "n_critic", self._n_critic)
+        for number in ("gamma", "lambda_gp", "discriminator_learning_rate", "gamma_final"):
             if getattr(self, number) is not None:
                 check_real("GAN", number, getattr(self, number), 0, math.inf)
-        check_real("GAN", "gamma_final", self.gamma_final, 0, math.inf)
-        check_count("GAN", "n_critic", self._n_critic)
-
-    def _scale(self, X: np.ndarray) -> Scaling:
-        scaling = Scaling.standard(X)
-        if self.architecture in ("dcgan", "resnet") and scaling.image is None:
-            raise ValueError(f"GAN.fit: architecture {self.architecture!r} needs images n h w [c], got shape {X.shape}")
-        if self.architecture == "mlp" or scaling.image is None:
-            return scaling
-        return Scaling.to_range(X, -1.0, 1.0)
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
-        shape = self.scaling_.image if self._images else self.scaling_.shape
-        classes = self._n_classes
+        made = {"generator": self._generator(stream)}
+        shape, classes = self._shape, self._n_classes
         seen: dict[str, Any] = dict(classes=classes, spectral=self.spectral_norm, stddev_group=self.stddev_group)
-        made: dict[str, Any] = {}
         if not self._images:
-            made["generator"] = nn.MlpGenerator(
-                self.latent_dim, shape, stream, hidden=self.hidden, classes=classes
-            )
-            seen |= dict(hidden=self.hidden, frequencies=self.frequencies)
-            made["discriminator"] = nn.MlpDiscriminator(shape, stream, **seen)
+            d: Any = nn.MlpDiscriminator(shape, stream, hidden=self.hidden, frequencies=self.frequencies, **seen)
         elif self.architecture == "resnet":
-            made["generator"] = nn.ResNetGenerator(self.latent_dim, shape, stream, width=self.width, classes=classes)
-            made["discriminator"] = nn.ResNetDiscriminator(shape, stream, width=self.width, **seen)
+            d = nn.ResNetDiscriminator(shape, stream, width=self.width, **seen)
         else:
-            made["generator"] = nn.DCGANGenerator(
-                self.latent_dim, shape, stream, width=self.width, classes=classes, out_activation="tanh"
-            )
-            made["discriminator"] = nn.DCGANDiscriminator(shape, stream, width=self.width, **seen)
+            d = nn.DCGANDiscriminator(shape, stream, width=self.width, **seen)
         if self.loss == "mmd":
             if classes:
-                raise ValueError("GAN.fit: the critic of loss 'mmd' knows no classes; leave y out or choose another loss")
-            made["discriminator"].head = FeatureHead(made["discriminator"].head, stream)
-        return made
+                raise ValueError("GAN.fit: the critic of loss 'mmd' knows no classes; leave y out")
+            d.head = FeatureHead(d.head, stream)
+        return {**made, "discriminator": d}
 
     def _optimiser(self, name: str) -> Callable[[np.ndarray], Any]:
         return lambda params: optim.Adam(params, lr=self.learning_rate, beta1=0.0, beta2=0.99)
@@ -228,19 +185,12 @@ class GAN(GenerativeModel):
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         times = self._n_critic
-        keys = split(self._stream(NOISE).at(step), 2 * times + 2)
-        drawn = np.arange(len(x))
-        if weight.min() != weight.max():  # systematic resampling: rows as often as their weights say
-            at = (drawn + float(ops.uniform(keys[-1], dtype="float64", shape=()))) / len(x)
-            edges = np.cumsum(weight.astype(np.float64))
-            drawn = permutation(keys[-1], len(x))[np.searchsorted(edges[:-1] / edges[-1], at, "right")]
+        keys = split(self._stream(NOISE).at(step), 2 * times + 3)
+        drawn = self._drawn_rows(weight, keys[-2:])
         parts = []
         for i, at in enumerate(np.resize(drawn, (times, max(1, len(x) // times)))):
             parts += [x[at], None if codes is None else codes[at], keys[2 * i], keys[2 * i + 1]]
-        return np.array(self._gamma_at(step) / 2, np.float32), keys[-2], *parts
-
-    def _fake(self, generator: Any, n: int, key: Any, codes: Any) -> Any:
-        return generator(latents(ops.normal(key, shape=(n, self.latent_dim)), self.latent_signs), codes)
+        return np.array(self._gamma_at(step) / 2, np.float32), keys[-3], *parts
 
     def _discriminator_loss(self, d: Any, real: Any, fake: Any, codes: Any, half_gamma: Any, key: Any) -> tuple:
         """(what is minimised, the loss without penalties, the mean squared gradient on data and samples or 0)."""
@@ -277,7 +227,7 @@ class GAN(GenerativeModel):
         g_learner, d_learner = learners["generator"], learners["discriminator"]
         g_state, d_state = state["generator"], state["discriminator"]
         g = g_learner.network(g_state)
-        shape = g.shape
+        shape = self._shape
         for i in range(0, len(parts), 4):
             x, codes, key_z, key_u = parts[i : i + 4]
             real = ops.reshape(x, shape=(x.shape[0], *shape))
@@ -293,19 +243,3 @@ class GAN(GenerativeModel):
             "loss": loss, "generator_loss": g_loss, "penalty": penalty, "gradient_norm": d_norm,
             "generator_gradient_norm": g_norm,
         }  # fmt: skip
-
-    # ---- samples ----
-
-    def _drawn(self, generator: Any, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        z = ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
-        return generator(latents(z, self.latent_signs), codes).reshape(len(keys), -1)
-
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        return self._drawn(self.networks_["generator"], codes, keys)
-
-    def _present(self, rows: np.ndarray) -> np.ndarray:
-        return self.scaling_.back(rows, clip=self._images)
-
-    def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        fake = self._sample(codes, split(self._stream(VALIDATION).at(0), len(x)))
-        return metrics.energy_distance(x, fake, estimator="unbiased" if len(x) > 1 else "biased")

@@ -64,6 +64,7 @@ class Training:
             kept, out = self._split(len(x), codes)
             held = tuple(None if a is None else a[out] for a in (x, codes, weight))
             x, codes, weight = (None if a is None else a[kept] for a in (x, codes, weight))  # type: ignore[assignment]
+        self.x, self.codes = x, codes  # what is trained on, for those who observe
         size = min(model._rows(), len(x))
         self.total = epochs * (len(x) // size)
         if resume:

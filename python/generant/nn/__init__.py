@@ -30,6 +30,7 @@ from .summary import Summary, summary
 from .unet import UNet2D
 
 __all__ = [
+    "MLP",
     "Attention",
     "AttentionBlock",
     "BatchNorm",
@@ -46,7 +47,6 @@ __all__ = [
     "LayerNorm",
     "Learner",
     "Linear",
-    "MLP",
     "MlpDenoiser",
     "MlpDiscriminator",
     "MlpGenerator",

@@ -8,8 +8,10 @@ does not depend on its neighbours. The convolutional networks are in dcgan.py an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import pi, prod, sqrt
 from typing import Any
+
+import numpy as np
 
 from .. import ops
 from ..random import Stream
@@ -160,8 +162,10 @@ class MlpDiscriminator(Module):
             frequencies=frequencies,
         )  # fmt: skip
         self.waves: Buffer | None = None
-        if frequencies:  # the phases' deviation does not depend on d
-            self.waves = Buffer(init.normal((d, frequencies), stream, std=FREQUENCY * sqrt(2 / d)))
+        if frequencies:  # sin and cos as one: the second half of the phases is shifted by a quarter of a turn
+            waves = init.normal((d, frequencies), stream, std=FREQUENCY * sqrt(2 / d))  # phases vary alike for any d
+            self.waves = Buffer(np.concatenate([waves, waves], axis=1))
+            self.phases = Buffer(np.repeat(np.array([0, pi / 2], np.float32), frequencies))
         widths, self.stddev_group = [d + 2 * frequencies, *hidden], stddev_group
         self.layers = []
         for i, (d, o) in enumerate(zip(widths, hidden, strict=False)):
@@ -173,8 +177,7 @@ class MlpDiscriminator(Module):
     def __call__(self, x: Any, labels: Any = None, *, training: bool = False) -> Any:
         h = ops.reshape(x, shape=(x.shape[0], prod(x.shape[1:])))
         if self.waves is not None:
-            phase = ops.matmul(h, self.waves.value)
-            h = ops.concat(h, ops.concat(ops.sin(phase), ops.cos(phase)))
+            h = ops.concat(h, ops.sin(ops.linear(h, self.waves.value, self.phases.value)))
         for i, layer in enumerate(self.layers):
             if self.stddev_group and i == len(self.layers) - 1:
                 h = minibatch_stddev(h, group=self.stddev_group)

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import generant
-from generant import nn
-from generant.data import toys
+from generant import nn, ops
 from generant.models import GAN, GMMN, NotFittedError
-from generant.models.adversarial import LOSSES
+from generant.models.adversarial import LOSSES, non_saturating_discriminator, non_saturating_generator, r1, r2
 from generant.models.diversity import modes_found
 from generant.random import split
 
@@ -59,6 +58,31 @@ def test_a_step_runs_no_kernel_twice_and_none_of_the_generators_backward_for_the
     assert len(last) == 1
     assert [name for name, _ in run].count("adam_") == 2
     assert [name for name, _ in run].count("ema_") == 1
+
+
+def test_a_step_is_the_discriminators_and_then_the_generators():
+    X, _ = blobs(32)
+    model = GAN(**{**SMALL, "epochs": 1}, loss="non_saturating", gamma=0.5, ema_decay=0.0).fit(X)
+    start = model._networks(model._stream(0))
+    g, d = start["generator"], start["discriminator"]
+    model._training.first, x = 0, model.scaling_.forward("test", X)
+    _, key, *(_, _, key_z, _) = model._inputs(x, None, np.ones(32, np.float32), 0)
+    fake = model._fake(g, 32, key_z, None)
+
+    def discriminator_loss(d):
+        loss = non_saturating_discriminator(d(x), d(fake))
+        return ops.add(loss, ops.affine(ops.add(r1(d, x), r2(d, fake)), scale=0.25))
+
+    def update(network, gradients):
+        """The first step of Adam, whose moments are the gradient's own."""
+        for p, gradient in zip(nn.named_parameters(network).values(), gradients, strict=True):
+            p -= np.float32(2e-3) * gradient / (np.abs(gradient) + np.float32(1e-8))
+
+    update(d, nn.value_and_grad(discriminator_loss)(d)[1])
+    update(g, nn.value_and_grad(lambda g: non_saturating_generator(d(model._fake(g, 32, key, None))))(g)[1])
+    for name, network in start.items():
+        for path, p in nn.named_parameters(network).items():
+            np.testing.assert_allclose(weights(model)[f"{name}.{path}"], p, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_penalties_cost_nothing_where_they_are_off():
@@ -134,6 +158,9 @@ def test_every_choice_trains(change):
     start, end = (GAN(**{**SMALL, **change, "epochs": n}).fit(X) for n in (1, 3))
     moved = {name.split(".")[0] for name, a in weights(end).items() if (a != weights(start)[name]).any()}
     assert moved == {"generator"} | ({"discriminator"} if change.get("discriminator_learning_rate") != 0 else set())
+    if "spectral_norm" in change:  # the vectors of the power iteration follow the weights
+        vectors = [name for name in weights(end) if name.endswith(".v")]
+        assert any((weights(end)[name] != weights(start)[name]).any() for name in vectors)
     assert np.isfinite(end.sample(5)).all() and {"generator_loss", "penalty"} < set(end.history_[-1])
     if change.get("loss") != "mmd":
         assert GAN(**{**SMALL, **change, "epochs": 1}).fit(X, y).sample(3, [0, 1, 1]).shape == (3, 2)
@@ -292,4 +319,3 @@ def test_parameters_are_stored_and_no_more(kind):
     params = model.get_params()
     assert params["latent_dim"] == 3 and set(vars(model)) == set(params)
     assert kind(**params).get_params() == params
-    assert toys.ring8(10, 0).x.shape == (10, 2)

@@ -16,7 +16,7 @@ import numpy as np
 from generant.data import digits
 from generant.models import VAE
 
-SETTINGS = dict(likelihood=("logistic", 17), hidden=(512, 256), latent_dim=16, epochs=100, n_importance_score=100)
+SETTINGS = dict(likelihood=("logistic", 17), hidden=(512, 256), latent_dim=32, epochs=150, n_importance_score=100)
 
 
 def dequantised(x: np.ndarray, seed: int) -> np.ndarray:

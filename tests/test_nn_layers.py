@@ -1,4 +1,10 @@
 """The layers against their definitions in NumPy, their gradients against differences, and what they begin as.
+
+Seen to fail: with the fan in of a filter without its window, without the signs in `orthogonal`, with a strided 1 x 1
+convolution as a matrix product, with the upper rows cut off after upsampling, with running statistics of momentum
+1 - m, of the biased variance or moved in every call, with heads and channels exchanged, keys as values, with a residual
+branch that is not zero at first, with the embedding or its shift left out, with the norm after the averages of "down",
+with transposed convolutions counted as plain ones.
 """
 
 from __future__ import annotations
@@ -294,6 +300,21 @@ def test_res_block_is_its_parts(options):
     wanted = h + resampled(x) @ block.skip.weight[0, 0] + block.skip.bias
     np.testing.assert_allclose(block(x, embedding), wanted, atol=1e-11)
     check_gradients(block, x, embedding)
+
+
+def test_half_a_block_is_the_same_in_one_op_and_in_two(monkeypatch):
+    """Large images take the fused op, small ones and gradients do not."""
+    block, x = shaken(nn.ResBlock(8, 4, Stream(0), d_embedding=5)), normals(2, 3, 5, 8).astype("float32")
+    embedding = normals(2, 5).astype("float32")
+    two = block(x, embedding)
+    monkeypatch.setattr("generant.nn.residual.FUSED_PIXELS", 0)
+    np.testing.assert_allclose(block(x, embedding), two, rtol=1e-6, atol=1e-6)
+    called = []
+    monkeypatch.setattr(ops, "group_norm_conv2d", lambda *xs, **a: called.append(xs) or x)
+    block(x, embedding)
+    assert len(called) == 2
+    nn.value_and_grad(lambda block: ops.sum(block(x, embedding)))(block)
+    assert len(called) == 2
 
 
 def test_mlp():

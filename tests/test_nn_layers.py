@@ -302,21 +302,6 @@ def test_res_block_is_its_parts(options):
     check_gradients(block, x, embedding)
 
 
-def test_half_a_block_is_the_same_in_one_op_and_in_two(monkeypatch):
-    """Large images take the fused op, small ones and gradients do not."""
-    block, x = shaken(nn.ResBlock(8, 4, Stream(0), d_embedding=5)), normals(2, 3, 5, 8).astype("float32")
-    embedding = normals(2, 5).astype("float32")
-    two = block(x, embedding)
-    monkeypatch.setattr("generant.nn.residual.FUSED_PIXELS", 0)
-    np.testing.assert_allclose(block(x, embedding), two, rtol=1e-6, atol=1e-6)
-    called = []
-    monkeypatch.setattr(ops, "group_norm_conv2d", lambda *xs, **a: called.append(xs) or x)
-    block(x, embedding)
-    assert len(called) == 2
-    nn.value_and_grad(lambda block: ops.sum(block(x, embedding)))(block)
-    assert len(called) == 2
-
-
 def test_mlp():
     x = normals(5, 3)
     mlp = nn.MLP(3, 2, Stream(0), hidden=(4, 6), activation="tanh", **F64)

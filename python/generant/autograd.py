@@ -18,10 +18,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "Op", "Trace", "Var", "bilinear_triple", "differentiated", "fused", "grad", "linear_pair", "rule", "value_and_grad",
-    "vjp",
-]
+__all__ = ["Op", "Trace", "Var", "bilinear_triple", "fused", "grad", "linear_pair", "rule", "value_and_grad", "vjp"]
 
 TABLE: dict[str, Op] = {}  # every op by name; filled by generant.ops
 _level = itertools.count()
@@ -268,16 +265,6 @@ class Op:
             values if "y" in keep else (None,) * len(values),
         ))
         return outs
-
-
-def differentiated(*xs: Any) -> bool:
-    """Whether a gradient may be asked of any of these arrays: what is only recorded is not differentiated."""
-    for x in xs:
-        while type(x) is Var:
-            if x.trace.note is None:
-                return True
-            x = x.value
-    return False
 
 
 def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable[..., list]]:

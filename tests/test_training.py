@@ -1,0 +1,45 @@
+"""The training loop where a run is interrupted, or has little data.
+
+Seen to fail: with rows held out before the seed of the checkpoint is known, with classes held out whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from generant import nn
+from generant.data import stratified_split
+from generant.models import VAE
+from generant.random import Stream
+
+pytestmark = pytest.mark.once
+
+TINY = dict(latent_dim=2, hidden=(8,), batch_size=8)
+X = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+
+
+def test_a_run_without_a_seed_resumes_with_the_rows_it_had_held_out(tmp_path):
+    options = dict(TINY, epochs=6, early_stopping=True, n_iter_no_change=50)
+    file, kept = tmp_path / "run", tmp_path / "kept"
+
+    def keep(model, entry):
+        if entry["epoch"] == 3:
+            shutil.copy(file, kept)
+
+    whole = VAE(**options, checkpoint=file, checkpoint_every=5, callbacks=[keep]).fit(X)
+    resumed = VAE(**options).fit(X, resume=kept)
+    losses = [[entry["validation_loss"] for entry in model.history_] for model in (whole, resumed)]
+    assert losses[0] == losses[1]
+    for a, b in zip(nn.state(whole.networks_).values(), nn.state(resumed.networks_).values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_something_of_every_class_is_left_to_train_on():
+    y = np.arange(60) % 3
+    model = VAE(**TINY, epochs=1, early_stopping=True, validation_fraction=0.99).fit(X, y)
+    assert model.n_iter_ == 1
+    kept, out = stratified_split(np.array([0, 0, 1, 1, 1, 2]), 0.9, Stream(0))
+    assert len(out) == 4 and sorted([*kept, *out]) == list(range(6)) and 5 in out

@@ -1,6 +1,7 @@
 """The training loop where a run is interrupted, or has little data.
 
-Seen to fail: with rows held out before the seed of the checkpoint is known, with classes held out whole.
+Seen to fail: with rows held out before the seed of the checkpoint is known, with classes held out whole, with the
+classes of the first call's rows as the priors for good.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 
 from generant import nn
 from generant.data import stratified_split
-from generant.models import VAE
+from generant.models import VAE, Diffusion
 from generant.random import Stream
 
 pytestmark = pytest.mark.once
@@ -43,3 +44,17 @@ def test_something_of_every_class_is_left_to_train_on():
     assert model.n_iter_ == 1
     kept, out = stratified_split(np.array([0, 0, 1, 1, 1, 2]), 0.9, Stream(0))
     assert len(out) == 4 and sorted([*kept, *out]) == list(range(6)) and 5 in out
+
+
+@pytest.mark.parametrize(
+    "model",
+    [VAE(**TINY, random_state=0), VAE(**TINY, semi_supervised=True), Diffusion(width=8, blocks=1, n_steps=2)],
+    ids=["vae", "m2", "diffusion"],
+)
+def test_a_class_that_comes_later_is_counted_when_it_comes(model, tmp_path):
+    model.partial_fit(X[:20], np.zeros(20, int), classes=[0, 1])
+    assert model.priors_.tolist() == [1, 0] and np.isfinite(model.score_samples(X[:3])).all()
+    model.partial_fit(X[:40], np.arange(40) % 2)
+    np.testing.assert_allclose(model.priors_, [40 / 60, 20 / 60])
+    model.save(tmp_path)
+    np.testing.assert_allclose(type(model).load(tmp_path).partial_fit(X[:20], np.ones(20, int)).priors_, [0.5, 0.5])

@@ -1,7 +1,8 @@
-"""The training loop where a run is interrupted, or has little data.
+"""The training loop and the scaling of data where a run is interrupted, or has little or odd data.
 
 Seen to fail: with rows held out before the seed of the checkpoint is known, with classes held out whole, with the
-classes of the first call's rows as the priors for good.
+classes of the first call's rows as the priors for good, with the rounding of a mean as the scale, with products in
+float32 on the way back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 from generant import nn
 from generant.data import stratified_split
 from generant.models import VAE, Diffusion
+from generant.models.scaling import Scaling
 from generant.random import Stream
 
 pytestmark = pytest.mark.once
@@ -58,3 +60,19 @@ def test_a_class_that_comes_later_is_counted_when_it_comes(model, tmp_path):
     np.testing.assert_allclose(model.priors_, [40 / 60, 20 / 60])
     model.save(tmp_path)
     np.testing.assert_allclose(type(model).load(tmp_path).partial_fit(X[:20], np.ones(20, int)).priors_, [0.5, 0.5])
+
+
+@pytest.mark.parametrize("value", [0.1, 1e6 + 0.3, 0.0, -7.3])
+def test_constant_data_are_not_blown_up(value):
+    scaling = Scaling.standard(np.full((37, 3), value))
+    assert scaling.scale == 1 and np.abs(scaling.forward("", np.full((2, 3), value))).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300, 1.0])
+def test_data_of_any_size_are_scaled(size):
+    x = np.random.default_rng(0).standard_normal((50, 3))
+    scaling = Scaling.standard(x * size, rms=0.5)
+    assert scaling.forward("", x * size).std() == pytest.approx(0.5, rel=1e-5)
+    np.testing.assert_allclose(scaling.back(scaling.forward("", x * size)), x * size, rtol=1e-4, atol=1e-5 * size)
+    near = Scaling.standard(1e6 + 1e-4 * x)
+    assert near.scale == pytest.approx(1e-4, rel=0.3)

@@ -19,7 +19,7 @@ from ..random import Stream, split
 from . import adversarial
 from .estimator import check_count, check_real
 from .generative import NOISE
-from .latent import LatentModel
+from .generator_model import GeneratorModel
 from .moment_matching import mmd_loss, mmd_witness
 
 __all__ = ["GAN"]
@@ -40,7 +40,7 @@ class FeatureHead(nn.Module):
         return self.out(phi)
 
 
-class GAN(LatentModel):
+class GAN(GeneratorModel):
     """Generative adversarial network, class-conditional if labels are given. Goodfellow et al. (2014).
 
     The default is R3GAN: the relativistic loss with zero-centred gradient penalties on data and on samples, whose

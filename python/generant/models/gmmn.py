@@ -16,13 +16,13 @@ from .. import nn, ops
 from ..random import Stream, split
 from .estimator import check_real
 from .generative import NOISE
-from .latent import LatentModel
+from .generator_model import GeneratorModel
 from .moment_matching import mmd_loss
 
 __all__ = ["GMMN"]
 
 
-class GMMN(LatentModel):
+class GMMN(GeneratorModel):
     """Generative moment matching network, class-conditional if labels are given. Li, Swersky, Zemel (2015).
 
     Minimises the squared maximum mean discrepancy between a batch and as many samples under a sum of kernels, kernel

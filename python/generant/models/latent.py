@@ -1,150 +1,102 @@
-"""What GANs and moment matching share: a generator that turns noise into rows or images, and what watches it.
+"""Models with an encoder and a decoder: transform, inverse_transform, reconstruct, interpolate.
 
-`latents` is the noise, LatentModel an estimator whose samples are the averaged generator's, row by row. Not here: what
-the generator is trained on (gan.py, gmmn.py).
+VAE and VQVAE share these verbs. Not here: what encoder and decoder are.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import metrics, nn, ops
-from ..random import Stream, permutation, split
-from .diversity import Diversity, collapse_warning
-from .estimator import check_count
-from .generative import EVALUATE, VALIDATION, GenerativeModel
-from .scaling import Scaling
+from .estimator import check_count, check_data
+from .generative import GenerativeModel
 
-__all__ = ["LatentModel", "latents"]
-
-ARCHITECTURES = ("auto", "mlp", "dcgan", "resnet")
-SPREAD = 0.3  # of normal coordinates beside signs: the pieces lie apart
-WATCHED, NEIGHBOURS = 500, 5  # rows that are compared, and the neighbour of recall
-
-
-def latents(z: Any, signs: int) -> Any:
-    """z (n, d) normal, with signs in place of its first coordinates and, if there are any, the others reduced."""
-    if not signs:
-        return z
-    d = z.shape[1]
-    first = ops.slice_axis(z, start=0, stop=signs)
-    bits = ops.affine(ops.heaviside(first, ops.affine(first, scale=0.0)), scale=2.0, shift=-1.0)
-    if signs == d:
-        return bits
-    return ops.concat(bits, ops.affine(ops.slice_axis(z, start=signs, stop=d), scale=SPREAD), axis=-1)
+__all__ = ["LatentModel"]
 
 
 class LatentModel(GenerativeModel):
-    """Base of GAN and GMMN; see there for the parameters."""
+    """Subclasses define `_latents`, `_decoded`, `_latent_shape`; rows are scaled, labels are class numbers or None.
 
-    latent_dim: int
-    latent_signs: int
-    architecture: str
-    hidden: Sequence[int]
-    width: int
-    watch_every: int
+    labels_matter: whether encoder and decoder are conditioned on the labels of `fit`.
+    """
 
-    bounded = False  # whether images lie in [-1, 1] inside and the generator ends in tanh
+    labels_matter = True
 
-    # ---- checks, networks ----
+    def _latents(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+        """The latents (m, ...) of scaled rows x (m, d)."""
+        raise TypeError(f"{type(self).__name__} does not say what its latents are")
 
-    def _choice(self, name: str, known: Sequence[str]) -> None:
-        if getattr(self, name) not in known:
-            where = type(self).__name__
-            raise ValueError(f"{where}: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+    def _decoded(self, z: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+        """Scaled rows (m, d) of latents z (m, ...)."""
+        raise TypeError(f"{type(self).__name__} does not say what it decodes to")
 
-    def _check(self) -> None:
-        where = type(self).__name__
-        for count, least in (("latent_dim", 1), ("latent_signs", 0), ("width", 1), ("watch_every", 0)):
-            check_count(where, count, getattr(self, count), least)
-        if self.latent_signs > self.latent_dim:
-            raise ValueError(f"{where}: latent_signs must be at most latent_dim, got {self.latent_signs}")
-        for width in self.hidden:
-            check_count(where, "hidden", width)
-        self._choice("architecture", ARCHITECTURES)
+    def _latent_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's latents."""
+        raise TypeError(f"{type(self).__name__} does not say what its latents are")
 
-    @property
-    def _images(self) -> bool:
-        """Whether the networks are convolutional."""
-        return self.architecture in ("dcgan", "resnet") or (
-            self.architecture == "auto" and self.scaling_.image is not None
-        )
+    def _labels_of(self, where: str, x: np.ndarray, y: Any) -> np.ndarray | None:
+        """Class numbers for rows whose labels may be left out: the most probable ones then."""
+        if self.classes_ is None:
+            if y is not None:
+                raise ValueError(f"{where}: y was given, but the model was fitted without labels")
+            return None
+        if not self.labels_matter:
+            return None
+        if y is None:
+            return self._likeliest(x)
+        y = np.asarray(y)
+        return self._encode(where, np.full(len(x), y[()]) if y.ndim == 0 else y, len(x))
 
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        """Of a sample, as the networks see it."""
-        image = self.scaling_.image
-        return image if self._images and image else self.scaling_.shape
+    def _likeliest(self, x: np.ndarray) -> np.ndarray:
+        raise ValueError(f"{type(self).__name__} was fitted with labels; give y")
 
-    def _scale(self, X: np.ndarray) -> Scaling:
-        scaling = Scaling.standard(X)
-        if self.architecture in ("dcgan", "resnet") and scaling.image is None:
-            raise ValueError(
-                f"{type(self).__name__}.fit: architecture {self.architecture!r} needs images, n h w or n h w c, "
-                f"got X of shape {X.shape}"
-            )
-        if self.architecture == "mlp" or scaling.image is None or not self.bounded:
-            return scaling
-        return Scaling.to_range(X, -1.0, 1.0)
+    def transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """The latents of X, (n, latent_dim): the mean of q(z | x), given the labels y of a conditional model.
 
-    def _generator(self, stream: Stream) -> Any:
-        d, shape, classes = self.latent_dim, self._shape, self._n_classes
-        if not self._images:
-            return nn.MlpGenerator(d, shape, stream, hidden=self.hidden, classes=classes)
-        if self.architecture == "resnet":
-            return nn.ResNetGenerator(d, shape, stream, width=self.width, classes=classes)
-        end = "tanh" if self.bounded else None
-        return nn.DCGANGenerator(d, shape, stream, width=self.width, classes=classes, out_activation=end)
+        Without y a conditional model takes the most probable class of every row.
+        """
+        self._fitted("transform")
+        where = f"{type(self).__name__}.transform"
+        x = self.scaling_.forward(where, X)
+        return self._latents(x, self._labels_of(where, x, y))
 
-    # ---- training ----
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """fit, then transform."""
+        return self.fit(X, y).transform(X, y)
 
-    def _drawn_rows(self, weight: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Which rows of a batch to take, (b,): all once if they weigh the same, otherwise as often as they weigh."""
-        n = len(weight)
-        if weight.min() == weight.max():
-            return np.arange(n)
-        marks = (np.arange(n) + float(ops.uniform(keys[0], dtype="float64", shape=()))) / n  # systematic resampling
-        edges = np.cumsum(weight.astype(np.float64))
-        return np.searchsorted(edges[:-1] / edges[-1], marks, "right")[permutation(keys[1], n)]
+    def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
+        """What latents Z (n, latent_dim) stand for, shaped like X: the mean of p(x | z, y); y where fit had labels."""
+        self._fitted("inverse_transform")
+        where, shape = f"{type(self).__name__}.inverse_transform", self._latent_shape()
+        z = np.asarray(Z)
+        if z.shape[1:] != shape:
+            raise ValueError(f"{where}: Z must have shape (n, {', '.join(map(str, shape))}), got {z.shape}")
+        if y is None and self.classes_ is not None and self.labels_matter:
+            raise ValueError(f"{where}: the model was fitted with labels; y must be given")
+        return self._present(self._decoded(z, self._labels_of(where, z, y)))
 
-    def _fake(self, generator: Any, n: int, key: Any, codes: Any) -> Any:
-        """n samples of one key, as networks see them: what a step draws."""
-        return generator(latents(ops.normal(key, shape=(n, self.latent_dim)), self.latent_signs), codes)
+    def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
+        """What decoding the latents of X gives, shaped like X."""
+        self._fitted("reconstruct")
+        where = f"{type(self).__name__}.reconstruct"
+        x = self.scaling_.forward(where, X)
+        codes = self._labels_of(where, x, y)
+        return self._present(self._decoded(self._latents(x, codes), codes))
 
-    # ---- samples ----
+    def interpolate(self, a: Any, b: Any, n: int = 8, y: Any = None) -> np.ndarray:
+        """n samples on the straight line of latents from a to b, both included: (n, ...) from two samples a, b (...).
 
-    def _pushed(self, generator: Any, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        """A scaled row per key, (m, d)."""
-        z = ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
-        return generator(latents(z, self.latent_signs), codes).reshape(len(keys), -1)
-
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        return self._pushed(self.networks_["generator"], codes, keys)
-
-    def _present(self, rows: np.ndarray) -> np.ndarray:
-        return self.scaling_.back(rows, clip=self.scaling_.image is not None)
-
-    def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        fake = self._sample(codes, split(self._stream(VALIDATION).at(0), len(x)))
-        return metrics.energy_distance(x, fake, estimator="unbiased" if len(x) > 1 else "biased")
-
-    def _observe(self, networks: dict[str, Any], epoch: int, last: int) -> dict[str, float]:
-        """recall and diversity of samples, every watch_every epochs and at the end; warns where they begin to fall."""
-        if not self.watch_every or (epoch % self.watch_every and epoch != last):
-            return {}
-        x, codes = self._training.x, self._training.codes
-        at = np.unique(np.linspace(0, len(x) - 1, WATCHED).astype(np.int64))
-        if len(np.unique(x[at], axis=0)) <= NEIGHBOURS:
-            return {}  # too few rows to say anything
-        keys = split(self._stream(EVALUATE).at(epoch), len(at))
-        fake = self._pushed(networks["generator"], None if codes is None else codes[at], keys)
-        found = Diversity(x[at], k=NEIGHBOURS).measure(fake)
-        history = [entry for entry in self.history_ if "recall" in entry]
-        message = collapse_warning([*history, found])
-        if message and not collapse_warning(history):
-            warnings.warn(f"{type(self).__name__}.fit: epoch {epoch}: {message}", RuntimeWarning, stacklevel=4)
-        return found
+        y: the class of all of them, of a conditional model; the most probable one of a if absent.
+        """
+        self._fitted("interpolate")
+        where = f"{type(self).__name__}.interpolate"
+        n = check_count(where, "n", n, 2)
+        ends = check_data(where, np.stack([np.asarray(a), np.asarray(b)]))
+        x = self.scaling_.forward(where, ends)
+        codes = self._labels_of(where, x, y)
+        codes = None if codes is None else np.repeat(codes[:1], 2)
+        z = self._latents(x, codes)
+        t = np.linspace(0, 1, n).reshape(n, *(1,) * (z.ndim - 1)).astype(z.dtype)
+        codes = None if codes is None else np.repeat(codes[:1], n)
+        return self._present(self._decoded((1 - t) * z[0] + t * z[1], codes))

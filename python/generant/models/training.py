@@ -148,7 +148,7 @@ class Training:
         stream, fraction = Stream(self.model._seed, SPLIT), self.model.validation_fraction
         if n < 2:
             raise ValueError(f"{type(self.model).__name__}.fit: early_stopping needs at least 2 rows, got {n}")
-        if codes is not None and np.bincount(codes).min() >= 2:
+        if codes is not None and codes.min() >= 0 and np.bincount(codes).min() >= 2:
             return stratified_split(codes, fraction, stream)
         order = permutation(next(stream), n)
         count = min(n - 1, max(1, round(fraction * n)))
@@ -179,7 +179,7 @@ class Training:
     # ---- checkpoints ----
 
     def _params(self) -> dict[str, Any]:
-        params = {k: v for k, v in self.model.get_params().items() if k not in RUN}
+        params = {k: v for k, v in self.model.get_params(deep=False).items() if k not in RUN}
         return json.loads(json.dumps(params, default=repr))
 
     def _save(self) -> None:

@@ -54,13 +54,14 @@ class GAN(GeneratorModel):
     "wasserstein", or "mmd", in which the critic gives features and the loss is their maximum mean discrepancy
     (Binkowski et al. 2018). gamma: weight of (R1 + R2) / 2; 1 if None, but 0 for "wasserstein", "mmd" and with
     spectral_norm. It falls to gamma_final along a cosine of its logarithm: if None, to a tenth for images, as the paper
-    has it, and to 0.002 for rows, whose modes can be a hundred times narrower than the data. lambda_gp: weight of the penalty (|gradient| - 1)^2 between data
-    and samples; 10 for "wasserstein" and "mmd", otherwise 0, if None. n_critic: steps of the discriminator in a step, 5
-    for "wasserstein" and "mmd", otherwise 1, if None; each has a batch of its own. spectral_norm: Miyato et al. (2018).
-    stddev_group: show the discriminator how samples differ in groups of so many; 0: no. learning_rate: of both (Adam,
-    beta1 = 0), unless discriminator_learning_rate is given (Heusel et al. 2017). ema_decay: of the averaged generator,
-    which draws the samples. watch_every: epochs between looks at the diversity of samples, 0 for none; history_ then
-    has recall and diversity, and a fall is warned of. Rows with sample_weight are drawn as often as it says.
+    has it, and to 0.002 for rows, whose modes can be a hundred times narrower than the data. lambda_gp: weight of the
+    penalty (|gradient| - 1)^2 between data and samples; 10 for "wasserstein" and "mmd", otherwise 0, if None. n_critic:
+    steps of the discriminator in a step, 5 for "wasserstein" and "mmd", otherwise 1, if None; each has a batch of its
+    own. spectral_norm: Miyato et al. (2018). stddev_group: show the discriminator how samples differ in groups of so
+    many; 0: no. learning_rate: of both (Adam, beta1 = 0), unless discriminator_learning_rate is given (Heusel et al.
+    2017). ema_decay: of the averaged generator, which draws the samples. watch_every: epochs between looks at the
+    diversity of samples, 0 for none; history_ then has recall and diversity, and a fall is warned of. Rows with
+    sample_weight are drawn as often as it says.
 
     Early stopping watches the energy distance of samples to the held-out rows. The other parameters are those of every
     model; the default epochs are for a few thousand rows, and what counts is some 5000 steps.

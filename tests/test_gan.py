@@ -298,6 +298,7 @@ def test_early_stopping_watches_the_distance_to_rows_held_out():
         ({"hidden": (8, 0)}, ValueError, "hidden must be at least 1, got 0"),
         ({"gamma": -1.0}, ValueError, "gamma must lie in"),
         ({"gamma_final": float("nan")}, ValueError, "gamma_final must lie in"),
+        ({"gamma_final": 0.0}, ValueError, "gamma_final must be positive"),
         ({"lambda_gp": "10"}, TypeError, "lambda_gp must be a number"),
         ({"n_critic": 0}, ValueError, "n_critic must be at least 1, got 0"),
         ({"frequencies": 1.5}, TypeError, "frequencies must be an integer"),

@@ -146,7 +146,7 @@ class GAN(GeneratorModel):
             if getattr(self, number) is not None:
                 check_real("GAN", number, getattr(self, number), 0, math.inf)
         if self.gamma_final == 0:
-            raise ValueError("GAN: gamma_final must be positive: gamma nears it by equal factors; gamma=0 is no penalty")
+            raise ValueError("GAN: gamma_final must be positive, got 0; gamma=0 is without a penalty")
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
         made = {"generator": self._generator(stream)}

@@ -128,7 +128,7 @@ def _choose_backend(wanted: str | None) -> dict[str, Any]:
 
 def _save(model: Diffusion, out: Path) -> str:
     """Save the model if there is one; says what happened."""
-    if not hasattr(model, "network_"):
+    if not hasattr(model, "networks_"):
         return "no training step was finished, so there is nothing to save"
     model.save(out)
     return f"the model of step {model.n_iter_} was saved to {out}/"

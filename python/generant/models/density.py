@@ -27,7 +27,9 @@ class DensityModel(GenerativeModel):
         self._fitted("class_scores")
         if self.classes_ is None:
             raise ValueError(f"{type(self).__name__}.class_scores: the model was fitted without labels")
-        x = self.scaling_.forward(f"{type(self).__name__}.class_scores", X)
+        return self._exact_class_scores(self.scaling_.forward(f"{type(self).__name__}.class_scores", X))
+
+    def _exact_class_scores(self, x: np.ndarray) -> np.ndarray:
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
         return np.stack(scores, axis=1) + self._log_density()
 

@@ -31,17 +31,38 @@ class Estimator:
         return {p.name: p.default for p in found}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {name: getattr(self, name) for name in self._parameters()}
+        """The constructor's arguments; if deep, those of estimators among them too, as name__argument."""
+        found = {name: getattr(self, name) for name in self._parameters()}
+        for name, value in list(found.items()):
+            if deep and hasattr(value, "get_params") and not isinstance(value, type):
+                found |= {f"{name}__{inner}": v for inner, v in value.get_params().items()}
+        return found
 
     def set_params(self, **params: Any) -> Any:
-        """Change constructor arguments; returns the model."""
+        """Change constructor arguments, name__argument for those of an estimator among them; returns the model."""
         known = self._parameters()
-        for name, value in params.items():
-            if name not in known:
+        for name in params:
+            first, nested, _ = name.partition("__")
+            if first not in known or (nested and not hasattr(params.get(first, getattr(self, first)), "set_params")):
                 raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}")
-            setattr(self, name, value)
+        for name in sorted(params, key=lambda name: "__" in name):  # the estimator before what is inside
+            first, nested, inner = name.partition("__")
+            if nested:
+                getattr(self, first).set_params(**{inner: params[name]})
+            else:
+                setattr(self, name, params[name])
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of estimators that do not inherit from its own."""
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # type: ignore[import-untyped]
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags() if hasattr(self, "transform") else None,
+            input_tags=InputTags(three_d_array=True),
+        )
 
     def __repr__(self) -> str:
         changed = [

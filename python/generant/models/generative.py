@@ -24,7 +24,8 @@ __all__ = ["GenerativeModel"]
 
 INIT, ORDER, LEVELS, NOISE, SAMPLE, LABELS, SPLIT, VALIDATION, EVALUATE = range(9)  # purposes of random streams
 CHUNK = 1 << 21  # numbers drawn at a time: bounds memory, does not change results
-UNSAVED = ("callbacks", "verbose", "checkpoint", "checkpoint_every", "warm_start")  # not part of what a model is
+# not part of what a model is, or a model itself
+UNSAVED = ("callbacks", "verbose", "checkpoint", "checkpoint_every", "warm_start", "autoencoder")
 Self = TypeVar("Self", bound="GenerativeModel")
 
 
@@ -72,6 +73,10 @@ class GenerativeModel(Estimator):
     def _networks(self, stream: Stream) -> dict[str, Any]:
         """The trained networks by name, freshly drawn. scaling_ and classes_ are set."""
         raise TypeError(f"{type(self).__name__} does not say what its networks are")
+
+    def _rows(self) -> int:
+        """How many rows a step takes."""
+        return self.batch_size
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         """The arrays of a training step besides the state. x (b, d), codes (b,) int64 or None, weight (b,) of mean 1.
@@ -261,13 +266,17 @@ class GenerativeModel(Estimator):
         y: the class of each sample, (n_samples,) or one for all; drawn as often as in training if absent. random_state:
         a seed; fresh entropy if None. A row depends on the seed, its place and its class only, not on n_samples.
         """
+        return self._drawn(n_samples, y, random_state, self._sample)
+
+    def _drawn(self, n_samples: int, y: Any, random_state: int | None, draw: Callable[..., np.ndarray]) -> np.ndarray:
+        """What `sample` returns, with rows from draw(codes, keys)."""
         self._fitted("sample")
         n = check_count(f"{type(self).__name__}.sample", "n_samples", n_samples)
         seed = seed_from(random_state)
         codes, keys = self._codes(n, y, seed), split(Stream(seed, SAMPLE).at(0), n)
         size = max(16, CHUNK // self.n_features_in_)
         parts = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-        rows = [self._sample(None if codes is None else codes[part], keys[part]) for part in parts]
+        rows = [draw(None if codes is None else codes[part], keys[part]) for part in parts]
         return self._present(np.concatenate(rows))
 
     def _present(self, rows: np.ndarray) -> np.ndarray:
@@ -279,7 +288,7 @@ class GenerativeModel(Estimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a folder, as model.safetensors and config.json."""
         self._fitted("save")
-        params = {k: v for k, v in self.get_params().items() if k not in UNSAVED}
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in UNSAVED}
         fitted = {
             **self._fitted_config(),
             "scaling": self.scaling_.config(),
@@ -307,7 +316,8 @@ class GenerativeModel(Estimator):
             return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
 
         try:
-            model, fitted = cls(**config["params"]), config["fitted"]
+            params = {k: tuple(v) if isinstance(v, list) else v for k, v in config["params"].items()}
+            model, fitted = cls(**params), config["fitted"]
             model.scaling_ = Scaling.load(under("scaling."), fitted["scaling"])
             model.n_features_in_ = model.scaling_.size
             model.n_iter_, model._seed, model.history_ = fitted["n_iter"], fitted["seed"], fitted["history"]

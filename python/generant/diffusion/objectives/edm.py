@@ -2,7 +2,7 @@
 
 A network F sees inputs of unit variance and is asked for targets of unit variance at every noise level; the denoiser is
 D(x; sigma) = c_skip x + c_out F(c_in x; c_noise). With x = data + sigma z, input and target are two combinations of the
-same data and the same noise, so both come from ops.q_sample under one key and the noise is never stored.
+same data and the same noise, under one key, so the noise is never stored.
 """
 
 from __future__ import annotations
@@ -44,10 +44,22 @@ class Edm:
         c_in, s, d = self.scalings(sigma)[2], np.asarray(sigma, np.float64), self.sigma_data
         return c_in, c_in * s, c_in * s / d, -c_in * d
 
+    def prepare(self, sigma: Any, dtype: Any = "float32") -> tuple[np.ndarray, ...]:
+        """(in_x, in_z, c_noise, b_x, b_z, weight) at levels sigma (n,): what `prepared_loss` needs; the weight is 1."""
+        in_x, in_z, b_x, b_z = self.mixtures(sigma)
+        columns = (in_x, in_z, self.scalings(sigma)[3], b_x, b_z, np.ones_like(in_x))
+        return tuple([c.astype(dtype) for c in columns])
+
     def pair(self, x: Any, sigma: np.ndarray, key: Any) -> tuple[Any, Any]:
         """The network's input and its target, see `mixtures`. x (n, ...), sigma (n,)."""
-        in_x, in_z, b_x, b_z = (a.astype(x.dtype) for a in self.mixtures(sigma))
+        in_x, in_z, _, b_x, b_z, _ = self.prepare(sigma, x.dtype)
         return ops.q_sample(x, in_x, in_z, key), ops.q_sample(x, b_x, b_z, key)
+
+    def prepared_loss(self, network: Callable[..., Any], x: Any, labels: Any, prepared: Any, key: Any) -> Any:
+        """`loss` at prepared levels, in ops alone: what a recorded step calls."""
+        in_x, in_z, c_noise, b_x, b_z, weight = prepared
+        said = network(ops.q_sample(x, in_x, in_z, key), c_noise, labels)
+        return ops.mean(ops.denoising_loss(said, x, b_x, b_z, weight, key))
 
     def loss(self, network: Callable[..., Any], x: Any, labels: Any, sigma: np.ndarray, key: Any) -> Any:
         """mean((F(c_in (x + s z); c_noise, labels) - target)^2): the weighted loss lambda(s) |D - x|^2 of the paper.
@@ -55,9 +67,7 @@ class Edm:
         lambda = r^2 / (s d)^2 is 1 / c_out^2, so in terms of F the weight is 1 at every level (eq. 144).
         x (n, ...), labels (n,) or None, sigma (n,). Returns a scalar.
         """
-        inputs, target = self.pair(x, sigma, key)
-        c_noise = self.scalings(sigma)[3].astype(x.dtype)
-        return ops.mse(network(inputs, c_noise, labels), target)
+        return self.prepared_loss(network, x, labels, self.prepare(sigma, x.dtype), key)
 
     def convert(self, sigma: float) -> tuple[float, float]:
         """(c_skip, c_out): how `samplers.sample` turns the prediction F into D."""

@@ -7,8 +7,9 @@ themselves (targets, times, weightings).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .targets import LARGEST, Target, checked_training_levels, scales, target
 from .times import TIMES
 from .weightings import WEIGHTINGS
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "Prepared"]
 
 SELF = 1  # what the key is folded with to draw who is conditioned on its own estimate
 
@@ -34,6 +35,25 @@ def _chosen(what: str, given: Any, table: dict[str, Callable[..., np.ndarray]]) 
     if given not in table:
         raise ValueError(f"Objective: {what} must be one of {', '.join(table)} or a function, got {given!r}")
     return table[given]
+
+
+class Prepared(NamedTuple):
+    """What a loss needs of its levels, each (n,): input, what the network is told, target, weight; and, with
+    self-conditioning, the estimate own_x input + own_p prediction, 0 where it is not shown."""
+
+    in_x: Any
+    in_z: Any
+    told: Any
+    b_x: Any
+    b_z: Any
+    weight: Any
+    own_x: Any = None
+    own_p: Any = None
+
+
+def _of_denoised(goal: Target) -> tuple[np.ndarray, np.ndarray]:
+    """(a, gain) with D = a input + gain prediction: a makes D = data where the prediction is the target."""
+    return -goal.gain * goal.b_z / goal.in_z, goal.gain  # the noise cancels
 
 
 class Objective:
@@ -68,6 +88,23 @@ class Objective:
         scales(form, np.ones(1))  # refuses a form that is none
         target(self.prediction, np.ones(1), form=form)
 
+    def __repr__(self) -> str:
+        parts = [f"form={self.form!r}"]
+        for name, choice in (("times", self._times), ("weighting", self._weighting)):
+            if choice is not None:
+                parts.append(f"{name}={getattr(getattr(choice, 'func', choice), '__name__', 'given')}")
+        if self.self_conditioning is not None:
+            parts.append(f"self_conditioning={self.self_conditioning}")
+        what = self.prediction if isinstance(self.prediction, str) else type(self.prediction).__name__
+        return f"Objective({what!r}, {', '.join(parts)})"
+
+    def weighted(self, weighting: str | Callable[[np.ndarray], np.ndarray] | None) -> Objective:
+        """For judging: the same objective with another weighting, and no estimate shown where one could be."""
+        made = copy.copy(self)
+        made._weighting = None if weighting is None else _chosen("weighting", weighting, WEIGHTINGS)
+        made.self_conditioning = None if self.self_conditioning is None else 0.0
+        return made
+
     def levels(self, key: Any, n: int) -> np.ndarray:
         """n noise levels sigma / alpha to train at. (n,) float64."""
         return self._times(key, n)
@@ -81,6 +118,30 @@ class Objective:
         if weight.shape != s.shape:
             raise ValueError(f"Objective: weighting must return {len(s)} numbers, got shape {weight.shape}")
         return weight * target(self.prediction, s, form=self.form).gain ** 2
+
+    def prepare(self, levels: Any, dtype: Any = "float32", key: Any = None) -> Prepared:
+        """What `prepared_losses` needs of the levels (n,), worked out in float64. key: see `losses`; unused without
+        self-conditioning."""
+        s = checked_training_levels("Objective.losses", levels, self.form)
+        goal = target(self.prediction, s, form=self.form)
+        columns = [goal.in_x, goal.in_z, self.told(s), goal.b_x, goal.b_z, self.weight(s)]
+        if self.self_conditioning:
+            chosen = random.uniform(random.fold_in(key, SELF), len(s), "float64") < self.self_conditioning
+            columns += [c * chosen for c in _of_denoised(goal)]
+        return Prepared(*[np.asarray(c, np.float64).astype(dtype) for c in columns])
+
+    def prepared_losses(
+        self, network: Callable[..., Any], x: Any, labels: Any, prepared: Any, key: Any, *, noise: Any = None
+    ) -> Any:
+        """`losses` at prepared levels, in ops alone: what a recorded step calls. prepared: the arrays of `prepare`."""
+        p = Prepared(*prepared)
+        inputs = ops.q_sample(x, p.in_x, p.in_z, key) if noise is None else ops.add_noise(x, noise, p.in_x, p.in_z)
+        said = self._predict(network, inputs, labels, p)
+        if noise is None:
+            return ops.denoising_loss(said, x, p.b_x, p.b_z, p.weight, key)
+        square = ops.square(ops.sub(said, ops.add_noise(x, noise, p.b_x, p.b_z)))
+        rest = tuple(range(1, len(x.shape)))
+        return ops.mul(p.weight, ops.mean(square, axis=rest) if rest else square)
 
     def losses(
         self,
@@ -97,23 +158,12 @@ class Objective:
         x (n, ...): data; labels (n,) or None; levels (n,): sigma / alpha; key: 2 uint64, of the noise; noise: like x,
         to be used instead, as after `ot_pairing`.
         """
-        s = checked_training_levels("Objective.losses", levels, self.form)
-        if s.shape != (x.shape[0],):
-            raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {s.size} levels")
+        prepared = self.prepare(levels, x.dtype, key)
+        if len(prepared.told) != x.shape[0]:
+            raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {len(prepared.told)} levels")
         if noise is not None and tuple(noise.shape) != tuple(x.shape):
             raise ValueError(f"Objective.losses: noise must have x's shape {x.shape}, got {noise.shape}")
-        goal = target(self.prediction, s, form=self.form)
-        cast = lambda a: np.asarray(a, np.float64).astype(x.dtype)
-        in_x, in_z = cast(goal.in_x), cast(goal.in_z)
-        inputs = ops.q_sample(x, in_x, in_z, key) if noise is None else ops.add_noise(x, noise, in_x, in_z)
-        said = self._predict(network, inputs, cast(self.told(s)), labels, goal, key)
-        weight = cast(self.weight(s))
-        if noise is None:
-            return ops.denoising_loss(said, x, cast(goal.b_x), cast(goal.b_z), weight, key)
-        wanted = ops.add_noise(x, noise, cast(goal.b_x), cast(goal.b_z))
-        square = ops.square(ops.sub(said, wanted))
-        rest = tuple(range(1, len(x.shape)))
-        return ops.mul(weight, ops.mean(square, axis=rest) if rest else square)
+        return self.prepared_losses(network, x, labels, prepared, key, noise=noise)
 
     def loss(
         self,
@@ -132,23 +182,21 @@ class Objective:
             each = ops.mul(each, np.asarray(sample_weight).astype(x.dtype))
         return ops.mean(each)
 
-    def _predict(
-        self, network: Callable[..., Any], inputs: Any, told: Any, labels: Any, goal: Target, key: Any
-    ) -> Any:
+    def _predict(self, network: Callable[..., Any], inputs: Any, labels: Any, p: Prepared) -> Any:
         if self.self_conditioning is None:
-            return network(inputs, told, labels)
-        nothing = np.zeros(inputs.shape, inputs.dtype)
-        chosen = random.uniform(random.fold_in(key, SELF), len(told), "float64") < self.self_conditioning
-        if not chosen.any():
-            return network(inputs, told, labels, nothing)
-        first = ops.stop_gradient(network(inputs, told, labels, nothing))
-        return network(inputs, told, labels, self._denoised(inputs, first, goal, chosen))
+            return network(inputs, p.told, labels)
+        nothing = ops.affine(inputs, scale=0.0)
+        if p.own_x is None:
+            return network(inputs, p.told, labels, nothing)
+        first = ops.stop_gradient(network(inputs, p.told, labels, nothing))
+        return network(inputs, p.told, labels, ops.add_noise(inputs, first, p.own_x, p.own_p))
 
-    def _denoised(self, inputs: Any, said: Any, goal: Target, chosen: np.ndarray) -> Any:
-        """chosen D = a input + gain said, where a makes D = data for said = target: b = a in + gain target."""
-        a = -goal.gain * goal.b_z / goal.in_z  # the noise cancels
-        cast = lambda c: (c * chosen).astype(inputs.dtype)
-        return ops.add_noise(inputs, said, cast(a), cast(goal.gain))
+    def at(self, level: float) -> tuple[float, float, float, float]:
+        """(in_x, told, a, gain) at one level: input = in_x (data + level noise), D = a input + gain prediction."""
+        s = np.array([level])
+        goal = target(self.prediction, s, form=self.form)
+        a, gain = _of_denoised(goal)
+        return float(goal.in_x[0]), float(self.told(s)[0]), float(a[0]), float(gain[0])
 
     def predictor(self, network: Callable[..., Any], labels: Any = None) -> Callable[[Any, float], Any]:
         """predict(x, sigma) for `sampling.sample(.., prediction=objective.prediction)`, with a plan of the same form.
@@ -161,14 +209,13 @@ class Objective:
         def predict(x: Any, sigma: float) -> Any:
             alpha = {"ve": 1.0, "vp": max(0.0, 1 - sigma * sigma) ** 0.5, "flow": 1 - sigma}[self.form]
             alpha = max(alpha, 1 / LARGEST)
-            s = np.array([sigma / alpha])
-            goal = target(self.prediction, s, form=self.form)
-            inputs = ops.affine(x, scale=float(goal.in_x[0]) / alpha)
-            told = np.full(x.shape[0], self.told(s)[0], x.dtype)
+            in_x, told, *own = self.at(sigma / alpha)
+            inputs = ops.affine(x, scale=in_x / alpha)
+            rows = np.full(x.shape[0], told, x.dtype)
             if self.self_conditioning is None:
-                return network(inputs, told, labels)
-            said = network(inputs, told, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
-            carried[:] = [self._denoised(inputs, said, goal, np.ones(x.shape[0]))]
+                return network(inputs, rows, labels)
+            said = network(inputs, rows, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
+            carried[:] = [ops.add_noise(inputs, said, *[np.full(x.shape[0], c, x.dtype) for c in own])]
             return said
 
         return predict

@@ -239,18 +239,28 @@ class VAE(DecoderModel):
 
     # ---- classes ----
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
-        self._fitted("predict_proba")
-        where = f"{type(self).__name__}.predict_proba"
-        if not self.semi_supervised:
-            raise ValueError(f"{where}: semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule")
-        return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
+    def _only_semi_supervised(self, what: str) -> None:
+        if not self.semi_supervised:  # AttributeError: hasattr tells scikit-learn what a model can do
+            raise AttributeError(
+                f"{type(self).__name__}.{what}: semi_supervised is off; GenerativeClassifier(model) uses Bayes' rule"
+            )
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The class to which q(y | x) gives most, (n,)."""
-        proba = self.predict_proba(X)
-        return self.classes_[np.argmax(proba, axis=1)]  # type: ignore[index]
+    @property
+    def predict_proba(self) -> Callable[[Any], np.ndarray]:
+        """predict_proba(X): q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
+        self._only_semi_supervised("predict_proba")
+        return self._predict_proba
+
+    @property
+    def predict(self) -> Callable[[Any], np.ndarray]:
+        """predict(X): the class to which q(y | x) of a semi-supervised model gives most, (n,)."""
+        self._only_semi_supervised("predict")
+        return lambda X: self.classes_[np.argmax(self._predict_proba(X), axis=1)]  # type: ignore[index]
+
+    def _predict_proba(self, X: Any) -> np.ndarray:
+        self._fitted("predict_proba")
+        x = self.scaling_.forward(f"{type(self).__name__}.predict_proba", X)
+        return np.asarray(ops.softmax(self._net.class_logits(x)))
 
     # ---- latents ----
 

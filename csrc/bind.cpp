@@ -6,6 +6,7 @@
 //                                 launch. `prepare` (Python) checks a combination the first time it is seen,
 //                                 `slow` (Python) takes every call that is not plain dense NumPy, and `check` looks
 //                                 at values every time, for the few ops whose kernels cannot take all of them
+//   Program                       kernels to be run in order on given buffers, without Python between them
 //   empty(shape, dtype)           an array from the caching pool
 //
 // Typed pybind11 signatures cost 500 ns a call; launch and Runner use the vectorcall protocol instead.
@@ -22,56 +23,17 @@
 #include <unordered_map>
 #include <vector>
 
+#include "isa.h"
 #include "kernel.h"
 #include "parallel.h"
+#include "plan.h"
 #include "pool.h"
 #include "threads.h"
 
 namespace py = pybind11;
 using generant::Row;
 
-// Weak: null for an instruction set that was not built.
-#define GENERANT_ROWS(isa)                                                                        \
-  extern "C" const Row __start_generant_rows_##isa[] __attribute__((visibility("hidden"), weak)); \
-  extern "C" const Row __stop_generant_rows_##isa[] __attribute__((visibility("hidden"), weak));
-GENERANT_ROWS(base)
-#if defined(__x86_64__)
-GENERANT_ROWS(avx2)
-GENERANT_ROWS(avx512)
-GENERANT_ROWS(avx512bf16)
-#endif
-
 namespace {
-
-// ---------------------------------------------------------------- instruction set
-
-struct Isa {
-  const char* name;
-  const Row *begin, *end;
-  bool (*supported)();
-  bool partial = false;                // its rows replace those of the next one, which serves for all others
-  bool usable() const { return begin && (!partial || this[1].begin) && supported(); }
-};
-
-const Isa kIsas[] = {                  // widest first
-#if defined(__x86_64__)
-    {"avx512bf16", __start_generant_rows_avx512bf16, __stop_generant_rows_avx512bf16,
-     [] { return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16"); }, true},
-    {"avx512", __start_generant_rows_avx512, __stop_generant_rows_avx512, [] { return bool(__builtin_cpu_supports("x86-64-v4")); }},
-    {"avx2", __start_generant_rows_avx2, __stop_generant_rows_avx2, [] { return bool(__builtin_cpu_supports("x86-64-v3")); }},
-#endif
-    {"base", __start_generant_rows_base, __stop_generant_rows_base, [] { return true; }},
-};
-
-const Isa& choose_isa() {              // the widest one the CPU has, capped by GENERANT_ISA
-  const char* cap = getenv("GENERANT_ISA");
-  bool reached = cap == nullptr || *cap == '\0';
-  for (const Isa& isa : kIsas) {
-    reached = reached || std::strcmp(cap, isa.name) == 0;
-    if (reached && isa.usable()) return isa;
-  }
-  throw py::value_error(std::string("GENERANT_ISA is '") + cap + "', wanted one of base, avx2, avx512, avx512bf16");
-}
 
 std::vector<Row> active_rows;
 std::unordered_map<std::string, int> row_of_name;
@@ -418,6 +380,40 @@ PyType_Slot runner_slots[] = {
 };
 PyType_Spec runner_spec = {"generant._native.Runner", sizeof(Runner), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, runner_slots};
 
+// ---------------------------------------------------------------- Program
+
+// operands: (buffer, offset in bytes, dtype, shape) or None, each
+std::vector<generant::Operand> operands(const py::list& given) {
+  std::vector<generant::Operand> made;
+  if (given.size() > size_t(generant::Program::kArrays)) throw py::value_error("Program: too many arrays");
+  for (py::handle o : given) {
+    generant::Operand& operand = made.emplace_back();
+    operand.array.dtype = -1;
+    if (o.is_none()) continue;
+    const auto fields = o.cast<py::tuple>(), shape = fields[3].cast<py::tuple>();
+    operand.buffer = fields[0].cast<int32_t>(), operand.offset = fields[1].cast<int64_t>();
+    operand.array.dtype = fields[2].cast<int32_t>(), operand.array.ndim = int32_t(shape.size());
+    for (size_t k = 0; k < shape.size(); ++k) operand.array.shape[k] = shape[k].cast<int64_t>();
+  }
+  return made;
+}
+
+void run_program(const generant::Program& program, const py::list& arrays) {
+  std::vector<char*> buffers;
+  for (py::handle a : arrays) buffers.push_back(static_cast<char*>(py::detail::array_proxy(a.ptr())->data));
+  const int threads = generant_get_num_threads();
+  const auto bytes = size_t(program.scratch(threads));
+  void* scratch = bytes ? block_pool.take(bytes) : nullptr;
+  if (bytes && !scratch) throw std::bad_alloc();
+  {
+    py::gil_scoped_release released;
+    generant_keep_awake(true);         // a step is many short kernels: waking a worker costs more than most of them
+    program.run(buffers.data(), threads, scratch);
+    generant_keep_awake(false);
+  }
+  if (scratch) block_pool.give(scratch, bytes);
+}
+
 PyMethodDef launch_method = {"launch", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(launch)), METH_FASTCALL,
                              "launch(kernel, inputs, outputs, attributes): run one kernel on dense arrays that fit it."};
 
@@ -453,16 +449,22 @@ PYBIND11_MODULE(_native, m) {
   }, "Kernel numbers by name, for the instruction set in use.");
   m.def("empty", [](const py::tuple& shape, int dtype) {
     int64_t dims[generant::kMaxDims];
-    if (shape.size() > generant::kMaxDims) throw py::value_error("empty: at most 6 dimensions");
-    if (dtype < 0 || dtype > 5) throw py::value_error("empty: unknown dtype number");
-    for (size_t i = 0; i < shape.size(); ++i) {
-      dims[i] = shape[i].cast<int64_t>();
-      if (dims[i] < 0) throw py::value_error("empty: negative dimension");
-    }
+    if (shape.size() > generant::kMaxDims || dtype < 0 || dtype > 5) throw py::value_error("empty: at most 6 dimensions, and a dtype number");
+    for (size_t i = 0; i < shape.size(); ++i)
+      if ((dims[i] = shape[i].cast<int64_t>()) < 0) throw py::value_error("empty: negative dimension");
     PyObject* a = new_array(dtype, int(shape.size()), dims);
     if (!a) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(a);
   }, "An uninitialised array from the caching pool.");
+  py::class_<generant::Program>(m, "Program", "Kernels to be run in order on given buffers.")
+      .def(py::init<>())
+      .def("add", [](generant::Program& program, size_t kernel, const py::list& ins, const py::list& outs, const py::list& attrs) {
+        std::vector<double> values;
+        for (py::handle v : attrs) values.push_back(v.cast<double>());
+        program.add({active_rows.at(kernel), operands(ins), operands(outs), std::move(values)});
+      })
+      .def("run", &run_program)
+      .def("__len__", &generant::Program::size);
   m.def("get_num_threads", &generant_get_num_threads);
   m.def("set_num_threads", &generant_set_num_threads);
   m.def("limit_threads", &generant_limit_threads);

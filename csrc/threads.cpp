@@ -34,6 +34,7 @@ constexpr int kSpinMicroseconds = 20;
 constexpr uint64_t kOpen = 1ull << 31, kEntered = kOpen - 1;
 
 thread_local bool in_parallel = false;
+std::atomic<int> awake{0};             // programs that run: workers do not sleep between their kernels
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -120,6 +121,7 @@ class Pool {
     uint32_t seen = 0;
     for (;;) {
       auto called = [&] { return call_.load(std::memory_order_acquire) != seen; };
+      while (awake.load(std::memory_order_relaxed) > 0 && !called()) pause_cpu();
       if (!spin_until(called)) {
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         while (!called()) futex_wait(call_, seen);
@@ -157,6 +159,7 @@ Pool& pool() {
     pthread_atfork(nullptr, nullptr, [] {
       pool().forget_workers();
       in_parallel = false;
+      awake.store(0, std::memory_order_relaxed);
     });
     return made;
   }();
@@ -216,6 +219,8 @@ int generant_limit_threads(int n) {
 }
 
 extern "C" void generant_set_num_threads(int n) { num_threads.store(clamp(n), std::memory_order_relaxed); }
+
+void generant_keep_awake(bool on) { awake.fetch_add(on ? 1 : -1, std::memory_order_relaxed); }
 
 extern "C" void generant_parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), void* context) {
   pool().run(tasks, threads, body, context);

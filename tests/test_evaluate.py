@@ -340,10 +340,10 @@ def test_command_reads_folders_of_images(files, capsys):
     "mode, shape, scale", [("L", (4, 4), 255), ("RGBA", (4, 4, 3), 255), ("P", (4, 4, 3), 255), ("1", (4, 4), 255)]
 )
 def test_pixels_are_scaled_to_one(files, mode, shape, scale):
-    from generant.cli.evaluate import _image
+    from generant.data.files import read_image
 
     save_image(Path("images/a.png"), np.full((4, 4, 3), 255, np.uint8), mode)
-    got = _image(Path("images/a.png"))
+    got = read_image(Path("images/a.png"))
     assert got.shape == shape and got.dtype == np.float32 and (got == 1).all()
 
 
@@ -356,14 +356,14 @@ def test_images_are_rows_in_the_order_of_their_names(files):
 
 
 def test_sixteen_bit_pixels(files):
-    from generant.cli.evaluate import _image
+    from generant.data.files import read_image
 
     pixels = np.array([[0, 65535], [13107, 26214]], np.uint16)
     save_image(Path("images/a.png"), pixels)
-    np.testing.assert_allclose(_image(Path("images/a.png")), [[0, 1], [0.2, 0.4]])
+    np.testing.assert_allclose(read_image(Path("images/a.png")), [[0, 1], [0.2, 0.4]])
     save_image(Path("images/b.tif"), pixels.astype(np.float32))
     with pytest.raises(ValueError, match=r"b.tif: pixels of mode F are not read; save it as 8 bit grey or RGB"):
-        _image(Path("images/b.tif"))
+        read_image(Path("images/b.tif"))
 
 
 def test_images_in_an_array_are_flattened(files, capsys):

@@ -32,7 +32,7 @@ LAYER = {
     "diffusion": 5, "metrics": 5,
     "nn": 4,
     "optim": 3, "data": 3, "io": 3,
-    "random": 2, "pairwise": 2, "_config": 2,
+    "random": 2, "pairwise": 2, "recording": 2, "_config": 2,
     "ops": 1,
     "autograd": 0, "_threadpoolctl": 0, "_native": 0,
 }  # fmt: skip
@@ -74,10 +74,10 @@ def test_imports_go_one_way(path):
 
 
 def test_the_same_family_has_the_same_file_name_at_every_layer():
-    families = {p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.startswith("_")} - {"layout", "transport"}
+    families = {p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.startswith("_")} - {"transport", "flat"}
     native = {p.stem for p in (CSRC / "cpu").glob("*.cpp")}
     twins = {p.stem for p in (PACKAGE / "ops" / "_numba").glob("*.py") if not p.stem.startswith("_")}
-    assert native == families  # layout is NumPy's views and transport a loop over logsumexp: they have no kernels
+    assert native == families  # a loop over logsumexp and views of a buffer: no kernels
     assert twins == families
 
 

@@ -47,6 +47,41 @@ KERNEL(adam_) {
   });
 }
 
+KERNEL(lion_) {
+  if (skipped(c, 4)) return;
+  T *p = changed<T>(c, 0), *m = changed<T>(c, 1);
+  const T* g = in<T>(c, 2);
+  const double lr = *in<double>(c, 3), beta1 = c.attr[0], beta2 = c.attr[1];
+  const T b1 = T(beta1), a1 = T(1 - beta1), b2 = T(beta2), a2 = T(1 - beta2), keep = T(1 - lr * c.attr[2]), rate = T(lr);
+  parallel_range(c, size(c.in[0]), kGrain, [&](int64_t begin, int64_t end) {
+    vectors<T>(begin, end, [=](int64_t e, int n) {
+      const vec<T> ge = read(g + e, n), me = read(m + e, n), up = broadcast(rate);
+      const vec<T> mean = fma(broadcast(a1), ge, b1 * me);
+      const vec<T> move = mean > 0 ? up : mean < 0 ? -up : mean;     // 0 and NaN stay what they are
+      write(p + e, keep * read(p + e, n) - move, n), write(m + e, fma(broadcast(a2), ge, b2 * me), n);
+    });
+  });
+}
+
+KERNEL(sgd_) {
+  if (skipped(c, 4)) return;
+  T *p = changed<T>(c, 0), *m = changed<T>(c, 1);
+  const T *g = in<T>(c, 2), rate = T(*in<double>(c, 3)), momentum = T(c.attr[0]), decay = T(c.attr[2]);
+  const bool nesterov = c.attr[1] != 0;
+  parallel_range(c, size(c.in[0]), kGrain, [&](int64_t begin, int64_t end) {
+    vectors<T>(begin, end, [=](int64_t e, int n) {
+      const vec<T> pe = read(p + e, n), b = broadcast(momentum);
+      vec<T> move = fma(broadcast(decay), pe, read(g + e, n));
+      if (m) {
+        const vec<T> me = fma(b, read(m + e, n), move);
+        write(m + e, me, n);
+        move = nesterov ? fma(b, me, move) : me;
+      }
+      write(p + e, pe - rate * move, n);
+    });
+  });
+}
+
 KERNEL(ema_) {
   if (skipped(c, 3)) return;
   T* average = changed<T>(c, 0);

@@ -16,18 +16,20 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "autograd", "cli", "data", "diffusion", "io", "metrics", "models", "nn", "ops", "optim", "pairwise", "random",
+    "recording",
 )
 _NAMES = {
-    "vjp": "autograd", "grad": "autograd", "value_and_grad": "autograd",
+    "vjp": "autograd", "grad": "autograd", "value_and_grad": "autograd", "record": "recording",
     "show_config": "_config", "set_num_threads": "_config", "get_num_threads": "_config", "trim": "_config",
 }
 
 __all__ = ["__version__", *_MODULES, *_NAMES]
 
 if TYPE_CHECKING:
-    from . import autograd, cli, data, diffusion, io, metrics, models, nn, ops, optim, pairwise, random
+    from . import autograd, cli, data, diffusion, io, metrics, models, nn, ops, optim, pairwise, random, recording
     from ._config import get_num_threads, set_num_threads, show_config, trim
     from .autograd import grad, value_and_grad, vjp
+    from .recording import record
 
 
 def __getattr__(name: str) -> Any:

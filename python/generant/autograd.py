@@ -32,14 +32,17 @@ def lookup(name: str) -> Op:
 
 
 class Trace:
-    """The op calls under one `vjp`, in the order they ran (a topological order)."""
+    """The op calls under one `vjp`, in the order they ran (a topological order).
 
-    __slots__ = ("closed", "level", "size", "tape")
+    note: what is told of every call instead of keeping it on the tape (see recording); in-place ops are allowed then.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("closed", "level", "note", "size", "tape")
+
+    def __init__(self, note: Callable[..., None] | None = None) -> None:
         self.level, self.size = next(_level), 0  # later traces are inner traces; size: slots handed out
         self.tape: list[Call] = []
-        self.closed = False
+        self.closed, self.note = False, note
 
     def box(self, value: Any) -> Var | None:
         if value is None:
@@ -244,7 +247,7 @@ class Op:
                 a = a.value
             nested = nested or type(a) is Var
             inner.append(a)
-        for i in self.effects:
+        for i in self.effects if trace.note is None else ():
             if i < len(needs) and needs[i]:
                 raise TypeError(f"{self.name} changes its arguments in place and cannot be differentiated")
         if self.defaults:
@@ -252,6 +255,9 @@ class Op:
         values = self.all(*inner, **attrs) if nested else self.run_all(*inner, **attrs)
         box = trace.box
         outs = tuple([box(v) for v in values])
+        if trace.note is not None:
+            trace.note(self, attrs, slots, inner, outs)
+            return outs
         keep = self.keep
         trace.tape.append((
             self, attrs, needs, slots, [None if o is None else o.slot for o in outs],

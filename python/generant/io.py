@@ -70,7 +70,7 @@ def save_arrays(path: str | os.PathLike, arrays: dict[str, np.ndarray], kind: st
     """Write named arrays as safetensors, marked with what kind of thing they are; returns the SHA-256 of the file."""
     from safetensors.numpy import save
 
-    dense = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    dense = {name: np.asarray(a, order="C") for name, a in arrays.items()}  # ascontiguousarray has no scalars
     data = save(dense, {FORMAT: kind})  # one entry: safetensors writes several in an order that changes from run to run
     write(path, data)
     return hashlib.sha256(data).hexdigest()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ import numpy as np
 
 __all__ = ["add_arguments", "run"]
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-GREY, COLOUR = {"1", "L", "LA", "La"}, {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 KINDS = ".npy, .npz or .safetensors, or a folder of images"
 
 METRICS = """\
@@ -124,6 +121,8 @@ def _samples(arguments: argparse.Namespace, note: Any) -> dict[Any, np.ndarray]:
         found = {name: _read(path, arguments.key, note) for name, path in paths.items() if path is not None}
         sources = {name: name if list(paths.values()).count(paths[name]) > 1 else paths[name] for name in found}
         return {sources[name]: x for name, x in found.items()}
+    from ..data import image_paths
+
     arrays = _arrays(arguments.features)
     for name in ("real", "fake"):
         if name not in arrays:
@@ -133,7 +132,7 @@ def _samples(arguments: argparse.Namespace, note: Any) -> dict[Any, np.ndarray]:
             continue
         if not path.is_dir() or name not in arrays:
             raise ValueError(f"--features stands in place of {path}; beside it, give folders of images or nothing")
-        if (images := len(_images(path))) != len(arrays[name]):
+        if (images := len(image_paths(path))) != len(arrays[name]):
             raise ValueError(f"{arguments.features}: {name} has {len(arrays[name])} rows, {path} {images} images")
     return {
         f"{arguments.features}:{name}": _rows(f"{arguments.features}:{name}", arrays[name], note)
@@ -171,7 +170,7 @@ def _rows(name: str, x: np.ndarray, note: Any) -> np.ndarray:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name."""
-    from .. import io
+    from .. import data, io
 
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -179,52 +178,12 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         return io.load_arrays(path)
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: do not know how to read {path.suffix or 'a file without suffix'}; give {KINDS}")
-    try:
-        with path.open("rb") as file:  # np.load leaves a file that it cannot read open
-            loaded = np.load(file, allow_pickle=False)
-            return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
-        if "pickle" in str(error):
-            why = "holds Python objects, and unpickling runs what is in the file; save a plain numeric array"
-            raise io.FormatError(f"{path} {why}") from None
-        raise io.FormatError(f"{path} is not a readable {path.suffix} file: {error}") from None
-
-
-def _images(folder: Path) -> list[Path]:
-    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
-    return sorted(found, key=lambda p: p.name)
+    return data.read_arrays(path)
 
 
 def _pixels(folder: Path) -> np.ndarray:
     """(n, pixels) float32 in 0 ... 1: the images of a folder in the order of their names."""
-    paths = _images(folder)
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({' '.join(sorted(IMAGES))})")
-    out: np.ndarray | None = None
-    shape: tuple[int, ...] = ()
-    for i, path in enumerate(paths):
-        image = _image(path)
-        if out is None:
-            shape = image.shape
-            out = np.empty((len(paths), image.size), np.float32)
-        if image.shape != shape:
-            raise ValueError(f"images differ in shape: {path} has {image.shape}, {paths[0]} {shape}")
-        out[i] = image.reshape(-1)
-    assert out is not None
-    return out
+    from .. import data
 
-
-def _image(path: Path) -> np.ndarray:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise ImportError("reading images needs pillow: pip install pillow") from None
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16"):
-                return np.asarray(image, np.float32) / np.float32(65535)
-            if image.mode not in GREY | COLOUR:
-                raise ValueError(f"{path}: pixels of mode {image.mode} are not read; save it as 8 bit grey or RGB")
-            return np.asarray(image.convert("L" if image.mode in GREY else "RGB"), np.float32) / np.float32(255)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    images = data.read_images(data.image_paths(folder))
+    return images.reshape(len(images), -1)

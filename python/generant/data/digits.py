@@ -18,7 +18,7 @@ SPLIT = 6  # purpose of the random stream
 
 
 class Digits(NamedTuple):
-    """train (n, 64), train_labels (n,), held_out (m, 64), held_out_labels (m,); pixels in 0 ... 1, labels 0 ... 9."""
+    """train (n, ...), train_labels (n,), held_out (m, ...), held_out_labels (m,); pixels in 0 ... 1, labels 0 ... 9."""
 
     train: np.ndarray
     train_labels: np.ndarray
@@ -27,12 +27,17 @@ class Digits(NamedTuple):
 
 
 def digits(*, held_out: float = 0.2, random_state: int = 0) -> Digits:
-    """The digits, a fraction of every class held out."""
+    """The digits as rows (n, 64), a fraction of every class held out. Raises ImportError without scikit-learn."""
+    x, y = read_digits()
+    train, held = stratified_split(y, held_out, Stream(random_state, SPLIT))
+    return Digits(x[train], y[train], x[held], y[held])
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """All rows (1797, 64) and labels (1797,), in the order of the file."""
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ImportError:
         raise ImportError("the digits come with scikit-learn: pip install 'generant[demo]'") from None
     images, labels = load_digits(return_X_y=True)
-    x, y = (images / 16).astype(np.float32), labels.astype(np.int64)
-    train, held = stratified_split(y, held_out, Stream(random_state, SPLIT))
-    return Digits(x[train], y[train], x[held], y[held])
+    return (images / 16).astype(np.float32), labels.astype(np.int64)

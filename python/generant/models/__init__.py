@@ -1,6 +1,22 @@
 """Models that learn a distribution from rows: fit, sample, save, load."""
 
+from .classifier import GenerativeClassifier
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
+from .gan import GAN
+from .gmmn import GMMN
+from .vae import VAE
+from .vqvae import FSQ, VQVAE
 
-__all__ = ["Diffusion", "DivergedError", "Estimator", "NotFittedError"]
+__all__ = [
+    "FSQ",
+    "GAN",
+    "GMMN",
+    "VAE",
+    "VQVAE",
+    "Diffusion",
+    "DivergedError",
+    "Estimator",
+    "GenerativeClassifier",
+    "NotFittedError",
+]

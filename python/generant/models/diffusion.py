@@ -179,7 +179,7 @@ class Diffusion(DensityModel):
         return None if denoisers.chosen(self.architecture, shape) == "mlp" else shape
 
     @property
-    def _rows(self) -> int:
+    def _at_once(self) -> int:
         """How many rows a network sees at a time."""
         image = self._image
         return CHUNK if image is None else max(1, CHUNK * 64 // (image[0] * image[1]))
@@ -246,8 +246,8 @@ class Diffusion(DensityModel):
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
         """The training loss, always at the same levels and noises."""
         total = 0.0
-        for start in range(0, len(x), self._rows):
-            part = slice(start, start + self._rows)
+        for start in range(0, len(x), self._at_once):
+            part = slice(start, start + self._at_once)
             data, labels = self._shaped(x[part]), None if codes is None else codes[part]
             for i in range(ROUNDS):
                 key = self._stream(VALIDATION).at(start * ROUNDS + i)
@@ -280,8 +280,8 @@ class Diffusion(DensityModel):
         goal, network = self.objective_, self._denoiser
         plan, shape = self._plan(goal), self._image or (self.scaling_.size,)
         rows = np.empty((len(keys), self.scaling_.size))
-        for start in range(0, len(keys), self._rows):
-            part = slice(start, min(start + self._rows, len(keys)))
+        for start in range(0, len(keys), self._at_once):
+            part = slice(start, min(start + self._at_once, len(keys)))
             labels, guidance = None if codes is None else codes[part], None
             if labels is not None and weight != 1:
                 both = np.append(labels, np.full(len(labels), self._n_classes))

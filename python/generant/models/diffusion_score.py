@@ -50,8 +50,8 @@ class _Flow:
 def flow_nats(model: Any, x: np.ndarray, codes: np.ndarray | None, stream: Stream) -> np.ndarray:
     """log p(x | class) of scaled rows (m, d), in nats: density of data with sigma_min noise. (m,) float64."""
     d, keys, found = x.shape[1], split(stream.at(0), len(x)), np.empty(len(x))
-    for start in range(0, len(x), model._rows):
-        part = slice(start, start + model._rows)
+    for start in range(0, len(x), model._at_once):
+        part = slice(start, start + model._at_once)
         if d <= EXACT:
             drawn = [np.broadcast_to(v, x[part].shape) for v in np.eye(d)]
         else:
@@ -79,7 +79,7 @@ def class_bounds(model: Any, x: np.ndarray, classes: int, stream: Stream) -> np.
     width = np.full(LEVELS, step)
     width[[0, -1]] /= 2  # trapezia
     v = SIGMA_DATA**2
-    size = max(1, model._rows // classes)
+    size = max(1, model._at_once // classes)
     found = np.empty((len(x), classes))
     for start in range(0, len(x), size):
         rows = x[start : start + size].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What all models share: parameters that a constructor only stores, and checks of what `fit` and `sample` are given.
+"""What all models share: parameters that a constructor only stores, and the checks of what they are given.
 
 Follows scikit-learn's conventions (get_params, set_params, names with a trailing underscore after fit) without
 importing it.
@@ -7,12 +7,9 @@ importing it.
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
-import operator
 from typing import Any
 
-import numpy as np
+from ..data.checks import check_count, check_data, check_labels, check_real
 
 __all__ = ["DivergedError", "Estimator", "NotFittedError", "check_count", "check_data", "check_labels", "check_real"]
 
@@ -34,17 +31,38 @@ class Estimator:
         return {p.name: p.default for p in found}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {name: getattr(self, name) for name in self._parameters()}
+        """The constructor's arguments; if deep, those of estimators among them too, as name__argument."""
+        found = {name: getattr(self, name) for name in self._parameters()}
+        for name, value in list(found.items()):
+            if deep and hasattr(value, "get_params") and not isinstance(value, type):
+                found |= {f"{name}__{inner}": v for inner, v in value.get_params().items()}
+        return found
 
     def set_params(self, **params: Any) -> Any:
-        """Change constructor arguments; returns the model."""
+        """Change constructor arguments, name__argument for those of an estimator among them; returns the model."""
         known = self._parameters()
-        for name, value in params.items():
-            if name not in known:
+        for name in params:
+            first, nested, _ = name.partition("__")
+            if first not in known or (nested and not hasattr(params.get(first, getattr(self, first)), "set_params")):
                 raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {', '.join(known)}")
-            setattr(self, name, value)
+        for name in sorted(params, key=lambda name: "__" in name):  # the estimator before what is inside
+            first, nested, inner = name.partition("__")
+            if nested:
+                getattr(self, first).set_params(**{inner: params[name]})
+            else:
+                setattr(self, name, params[name])
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks of estimators that do not inherit from its own."""
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags  # type: ignore[import-untyped]
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags() if hasattr(self, "transform") else None,
+            input_tags=InputTags(three_d_array=True),
+        )
 
     def __repr__(self) -> str:
         changed = [
@@ -53,59 +71,3 @@ class Estimator:
             if getattr(self, name) is not default and getattr(self, name) != default
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
-
-
-def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
-    """value as an int, or an error if it is not an integer of at least that."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{where}: {name} must be an integer, got {type(value).__name__} {value!r}") from None
-    if count < at_least:
-        raise ValueError(f"{where}: {name} must be at least {at_least}, got {count}")
-    return count
-
-
-def check_real(where: str, name: str, value: Any, low: float, high: float) -> float:
-    """value as a float, or an error if it is not a finite number in [low, high]."""
-    if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__} {value!r}")
-    if not (math.isfinite(value) and low <= float(value) <= high):
-        raise ValueError(f"{where}: {name} must lie in [{low:g}, {high:g}], got {value}")
-    return float(value)
-
-
-def check_data(where: str, X: Any) -> np.ndarray:
-    """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite."""
-    try:
-        x = np.asarray(X)
-    except ValueError as error:
-        raise ValueError(f"{where}: X must be a rectangular array of numbers: {error}") from None
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{where}: X must hold real numbers, got dtype {x.dtype}; convert it with .astype(float) first")
-    if x.ndim < 2:
-        raise ValueError(f"{where}: X must have samples and features, n d or n h w, got shape {x.shape}")
-    if x.size == 0:
-        raise ValueError(f"{where}: X is empty, shape {x.shape}")
-    bad = ~np.isfinite(x)
-    if bad.any():
-        first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), x.shape))
-        raise ValueError(
-            f"{where}: X has {int(bad.sum())} value(s) that are NaN or infinite, the first at X{list(first)} "
-            f"({x[first]}); drop or impute them first"
-        )
-    return x
-
-
-def check_labels(where: str, y: Any, n: int) -> np.ndarray:
-    """y (n,) as a NumPy vector of integers, booleans or strings."""
-    labels = np.asarray(y)
-    if labels.dtype.kind == "O" and all(isinstance(v, str) for v in labels.ravel()):
-        labels = labels.astype(str)
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all():
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iubU":
-        raise TypeError(f"{where}: y must hold class labels (integers or strings), got dtype {labels.dtype}")
-    if labels.shape != (n,):
-        raise ValueError(f"{where}: y must have one label per sample, ({n},), got shape {labels.shape}")
-    return labels

@@ -74,6 +74,10 @@ class GenerativeModel(Estimator):
         """The trained networks by name, freshly drawn. scaling_ and classes_ are set."""
         raise TypeError(f"{type(self).__name__} does not say what its networks are")
 
+    def _rows(self) -> int:
+        """How many rows a step takes."""
+        return self.batch_size
+
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         """The arrays of a training step besides the state. x (b, d), codes (b,) int64 or None, weight (b,) of mean 1.
 
@@ -284,7 +288,7 @@ class GenerativeModel(Estimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a folder, as model.safetensors and config.json."""
         self._fitted("save")
-        params = {k: v for k, v in self.get_params().items() if k not in UNSAVED}
+        params = {k: v for k, v in self.get_params(deep=False).items() if k not in UNSAVED}
         fitted = {
             **self._fitted_config(),
             "scaling": self.scaling_.config(),

@@ -18,7 +18,8 @@ __all__ = ["Scaling"]
 class Scaling:
     """x -> (x - offset) / scale, float32 and flat (n, d), for X (n, *shape).
 
-    shape, dtype: of a sample as it came; offset, low, high (d,): float64, of X's unit; scale: a float.
+    shape, dtype: of a sample as it came; offset, low, high (d,): float64, of X's unit; scale: a float. levels: if not
+    0, [0, 1] is cut into so many bins, and rows hold the numbers 0, 1, ... of the bins.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Scaling:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.size = math.prod(self.shape)
         self.offset = np.broadcast_to(np.asarray(offset, np.float64), (self.size,)).copy()
-        self.scale, self.low, self.high = float(scale), low, high
+        self.scale, self.low, self.high, self.levels = float(scale), low, high, 0
 
     @staticmethod
     def _bounds(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.dtype]:
@@ -53,6 +54,13 @@ class Scaling:
         return cls(X.shape[1:], dtype, first - low * scale, scale, least, most)
 
     @classmethod
+    def bins(cls, X: np.ndarray, levels: int) -> Scaling:
+        """The bin of each number of X, which lies in [0, 1]: of k / (levels - 1) and of (k + u) / levels it is k."""
+        made = cls.none(X)
+        made.scale, made.levels = 1.0 / levels, levels
+        return made
+
+    @classmethod
     def none(cls, X: np.ndarray) -> Scaling:
         """X as it is: counts, codes, pixels that are 0 or 1 already."""
         _, low, high, dtype = cls._bounds(X)
@@ -66,11 +74,14 @@ class Scaling:
                 f"{where}: X has {math.prod(X.shape[1:])} features, but the model was fitted with {self.size} features "
                 f"(X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
             )
-        return ((X.reshape(len(X), -1) - self.offset) / self.scale).astype(np.float32)
+        rows = X.reshape(len(X), -1)
+        if self.levels:
+            return np.clip(np.floor(rows.astype(np.float64) * self.levels), 0, self.levels - 1).astype(np.float32)
+        return ((rows - self.offset) / self.scale).astype(np.float32)
 
     def back(self, rows: np.ndarray, *, clip: bool = False) -> np.ndarray:
         """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X."""
-        x = rows.reshape(len(rows), -1) * self.scale + self.offset
+        x = rows.reshape(len(rows), -1) * self.scale + self.offset + (0.5 * self.scale if self.levels else 0.0)
         if clip:
             np.clip(x, self.low, self.high, out=x)
         if self.dtype == np.uint8:
@@ -95,11 +106,13 @@ class Scaling:
 
     def config(self) -> dict[str, Any]:
         """For a file: the rest."""
-        return {"shape": list(self.shape), "dtype": self.dtype.name, "scale": self.scale}
+        return {"shape": list(self.shape), "dtype": self.dtype.name, "scale": self.scale, "levels": self.levels}
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> Scaling:
         """What `arrays` and `config` described."""
-        return cls(
+        made = cls(
             tuple(config["shape"]), config["dtype"], arrays["offset"], config["scale"], arrays["low"], arrays["high"]
         )
+        made.levels = config.get("levels", 0)
+        return made

@@ -64,7 +64,8 @@ class Training:
             kept, out = self._split(len(x), codes)
             held = tuple(None if a is None else a[out] for a in (x, codes, weight))
             x, codes, weight = (None if a is None else a[kept] for a in (x, codes, weight))  # type: ignore[assignment]
-        size = min(model.batch_size, len(x))
+        self.x, self.codes = x, codes  # what is trained on, for those who observe
+        size = min(model._rows(), len(x))
         self.total = epochs * (len(x) // size)
         if resume:
             self._resume(resume)
@@ -147,7 +148,7 @@ class Training:
         stream, fraction = Stream(self.model._seed, SPLIT), self.model.validation_fraction
         if n < 2:
             raise ValueError(f"{type(self.model).__name__}.fit: early_stopping needs at least 2 rows, got {n}")
-        if codes is not None and np.bincount(codes).min() >= 2:
+        if codes is not None and codes.min() >= 0 and np.bincount(codes).min() >= 2:
             return stratified_split(codes, fraction, stream)
         order = permutation(next(stream), n)
         count = min(n - 1, max(1, round(fraction * n)))
@@ -178,7 +179,7 @@ class Training:
     # ---- checkpoints ----
 
     def _params(self) -> dict[str, Any]:
-        params = {k: v for k, v in self.model.get_params().items() if k not in RUN}
+        params = {k: v for k, v in self.model.get_params(deep=False).items() if k not in RUN}
         return json.loads(json.dumps(params, default=repr))
 
     def _save(self) -> None:

@@ -3,8 +3,10 @@
 from . import init
 from .attention import Attention
 from .conv import Conv2d, ConvTranspose2d, Downsample, Upsample
+from .dcgan import DCGANDiscriminator, DCGANGenerator
 from .dit import DiT
 from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
+from .gan import MlpDiscriminator, MlpGenerator, minibatch_stddev
 from .learner import Learner
 from .linear import Linear
 from .mlp import MLP, MlpDenoiser, ResidualBlock
@@ -22,6 +24,9 @@ from .module import (
 )
 from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from .residual import AttentionBlock, ResBlock
+from .resnet_gan import ResNetDiscriminator, ResNetGenerator
+from .spectral import SpectralNorm
+from .summary import Summary, summary
 from .unet import UNet2D
 
 __all__ = [
@@ -32,6 +37,8 @@ __all__ = [
     "Buffer",
     "Conv2d",
     "ConvTranspose2d",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "DiT",
     "Downsample",
     "Embedding",
@@ -41,20 +48,28 @@ __all__ = [
     "Learner",
     "Linear",
     "MlpDenoiser",
+    "MlpDiscriminator",
+    "MlpGenerator",
     "Module",
     "Packed",
     "RMSNorm",
     "ResBlock",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
     "ResidualBlock",
     "SinusoidalFeatures",
+    "SpectralNorm",
+    "Summary",
     "UNet2D",
     "Upsample",
     "init",
     "load_state",
     "look_alike",
+    "minibatch_stddev",
     "named_buffers",
     "named_parameters",
     "pack",
     "state",
+    "summary",
     "value_and_grad",
 ]

@@ -18,7 +18,7 @@ __all__ = ["Conv2d", "ConvTranspose2d", "Downsample", "Upsample"]
 
 def _pair(layer: str, name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
     """(rows, columns) of a size that may be one number for both."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise ValueError(f"{layer}: {name} must be an integer or (rows, columns), got {value!r}")
     if min(pair) < least:

@@ -14,7 +14,7 @@ from .conv import Conv2d, Downsample, Upsample
 from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
 from .linear import Linear
 from .module import Module
-from .residual import AttentionBlock, ResBlock, norm_conv, norm_of
+from .residual import AttentionBlock, ResBlock, norm_of
 
 __all__ = ["Condition", "UNet2D"]
 
@@ -31,7 +31,7 @@ class Condition(Module):
         self, m: int, d: int, stream: Stream, *, classes: int = 0, features: str = "fourier", dtype: Any = "float32"
     ) -> None:
         if features not in FEATURES:
-            raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")
+            raise ValueError(f"Condition: features must be one of {', '.join(FEATURES)}, got {features!r}")
         self.features = FEATURES[features](m, dtype=dtype)
         self.layers = [Linear(m, d, stream, activation="silu", dtype=dtype), Linear(d, d, stream, dtype=dtype)]
         self.label = Embedding(classes, d, stream, dtype=dtype) if classes else None
@@ -39,7 +39,7 @@ class Condition(Module):
     def __call__(self, c_noise: Any, labels: Any = None) -> Any:
         if (labels is None) != (self.label is None):
             raise ValueError(
-                f"labels are {'None' if labels is None else 'given'}, but the network was made with "
+                f"Condition: labels are {'None' if labels is None else 'given'}, but the network was made with "
                 f"classes = {0 if self.label is None else self.label.table.shape[0]}"
             )
         h = self.layers[1](self.layers[0](self.features(c_noise)))
@@ -152,4 +152,4 @@ class UNet2D(Module):
             saved = skips.pop()
             for stage in stages:
                 h = stage(ops.concat(h, saved.pop()), embedding)
-        return norm_conv(self.norm, self.leave, h)
+        return self.leave(self.norm(h))

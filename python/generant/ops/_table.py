@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class Row(Op):
         self.sizes, self.cases, self.domain = options["sizes"], options["attrs"], options["domain"]
         self.caches: int = options["caches"]
         self.has_kernel: bool = options["native"]
+        self.elementwise: bool = options["elementwise"]
         self._plans: dict[tuple, Plan] = {}
         self.keywords = [p for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.n_arrays = len(self.spec.inputs)
@@ -110,15 +112,21 @@ class Row(Op):
 
     # ---- native ----
 
+    def prepared(self, xs: Sequence[Any], attrs: dict, every: bool) -> tuple:
+        """(kernel number, ((dtype number, shape) or None per output), attributes as numbers) of a checked native call.
+
+        Of xs only shapes and dtypes are looked at.
+        """
+        plan = self.plan(xs, attrs, every)
+        kernel = f"{self.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"
+        outs = tuple(None if o is None else (DTYPE_NUMBER[o[0]], o[1]) for o in plan.outputs)
+        return _native_kernels()[kernel], outs, tuple(self._encode(plan.attrs))
+
     def _native_runner(self, every: bool) -> Callable:
         native: Any = _dispatch.native_module()
-        kernels = native.kernels()
 
         def prepare(xs: tuple, attrs: dict) -> tuple:
-            plan = self.plan(xs, attrs, every)
-            kernel = kernels[f"{self.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"]
-            outs = tuple(None if o is None else (DTYPE_NUMBER[o[0]], o[1]) for o in plan.outputs)
-            return kernel, outs, tuple(self._encode(plan.attrs))
+            return self.prepared(xs, attrs, every)
 
         def slow(*xs: Any, **attrs: Any) -> Any:
             outs = self._normalise(again, every, xs, attrs)
@@ -313,6 +321,12 @@ class Row(Op):
             raise TypeError(f"{self.name}: {name} must be {wanted}, got {value!r}")
 
 
+@cache
+def _native_kernels() -> dict[str, int]:
+    native: Any = _dispatch.native_module()
+    return native.kernels()
+
+
 def _plain(op: str, name: str, value: Any) -> Any:
     """An attribute as a plain Python value."""
     if isinstance(value, list):
@@ -356,6 +370,7 @@ def op(
     keep: str = "xy",
     native: bool = True,
     composite: bool = False,
+    elementwise: bool = False,
 ) -> Callable[[Callable], Row]:
     """Declare an op; the decorated function is its definition.
 
@@ -367,7 +382,8 @@ def op(
     letters cannot say it; both may raise on bad sizes and attributes. check(*arrays, **attrs) raises on bad values.
     caches: that many last outputs are for the rule only. effects: the inputs it changes in place. keep: which of
     inputs ("x") and outputs ("y") the rule reads. native=False: NumPy's own views and copies are the implementation.
-    composite=True: differentiate through the definition.
+    composite=True: differentiate through the definition. elementwise=True: element i of the output depends on element i
+    of the inputs that have its shape, so that a recorded step may write it over one of them.
     """
 
     def declare(definition: Callable) -> Row:
@@ -375,6 +391,7 @@ def op(
             definition, spec, sizes=sizes, attrs=attrs, domain=domain or {}, choices=choices or {},
             float32_only=float32_only or {}, variants=variants or {}, single=single, derive=derive, shape=shape,
             check=check, caches=caches, effects=effects, keep=keep, native=native, composite=composite,
+            elementwise=elementwise,
         )
         TABLE[row.name] = row
         return row

@@ -51,7 +51,7 @@ def elementwise(
         name, module = f.__name__, sys.modules[f.__module__]
         extra = list(inspect.signature(f).parameters.values())[1:]
         defaults = {p.name: p.default for p in extra if p.default is not p.empty}
-        options: dict[str, Any] = dict(sizes=SIZES, attrs=attrs or [{}])
+        options: dict[str, Any] = dict(sizes=SIZES, attrs=attrs or [{}], elementwise=True)
 
         def row(suffix, args, doc, body, keep, **more):
             body.__name__ = body.__qualname__ = name + suffix
@@ -374,7 +374,13 @@ def clip(x: Any, *, low: float | None = None, high: float | None = None) -> Any:
     return np.array(x)
 
 
-@op("x: ... -> ...", sizes=SIZES, attrs=[dict(scale=2.5, shift=-0.75), dict(scale=-1.0), dict(shift=3.0)], keep="")
+@op(
+    "x: ... -> ...",
+    sizes=SIZES,
+    attrs=[dict(scale=2.5, shift=-0.75), dict(scale=-1.0), dict(shift=3.0)],
+    keep="",
+    elementwise=True,
+)
 def affine(x: Any, *, scale: float = 1.0, shift: float = 0.0) -> Any:
     """scale * x + shift.
 

@@ -43,7 +43,7 @@ def binary(**options: Any) -> Callable[[Callable], Any]:
             except ValueError:
                 raise ValueError(f"{f.__name__}: a with shape {a} and b with shape {b} do not broadcast") from None
 
-        return op("a: ..., b: ... -> ...", shape=shape, sizes=SIZES, **options)(f)
+        return op("a: ..., b: ... -> ...", shape=shape, sizes=SIZES, elementwise=True, **options)(f)
 
     return declare
 

@@ -1,6 +1,6 @@
-"""Ops that move or fill but do not compute: NumPy's own views and copies, and their adjoints.
+"""Ops that move or fill but do not compute, and their adjoints.
 
-They have no kernels; every backend runs these bodies.
+reshape, full_like and stop_gradient have no kernels: every backend runs their bodies, NumPy's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from ._table import op, rule
 
 __all__ = [
-    "cast", "concat", "concatenate", "full_like", "reshape", "slice_axis", "split", "stop_gradient", "transpose",
+    "assign_", "cast", "concat", "concatenate", "full_like", "pad_axis", "reshape", "slice_axis", "split",
+    "stop_gradient", "transpose",
 ]
 
 
@@ -48,7 +49,9 @@ def _axes(x_ndim: int, axes: tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 @op("x: ... -> ...", shape=lambda shapes, a: (tuple(shapes[0][i] for i in _axes(len(shapes[0]), a["axes"])),),
-    sizes=[dict(_=(2, 3, 5))], attrs=[dict(), dict(axes=(1, 2, 0))], native=False, keep="")
+    sizes=[dict(_=s) for s in ((2, 3, 5), (70, 131, 3), (35, 18, 6), (2, 65, 4, 16), (3, 1, 2, 4, 5, 2))],
+    attrs=[dict(), *(dict(axes=a) for a in ((1, 2, 0), (1, 0, -1), (0, 2, 1, 3), (0, 3, 1, 4, -1, 2)))],
+    keep="")
 def transpose(x: Any, *, axes: tuple[int, ...] | None = None) -> Any:
     """x with its axes permuted, as a dense copy; reversed by default."""
     return np.ascontiguousarray(np.transpose(x, axes))
@@ -74,7 +77,9 @@ def _joined(shapes: tuple, attrs: dict) -> tuple:
 
 
 @op(
-    "a: ..., b: ... -> ...", shape=_joined, sizes=[dict(_=(2, 3))], attrs=[dict(), dict(axis=0)], native=False, keep="x"
+    "a: ..., b: ... -> ...", shape=_joined,
+    sizes=[dict(_=(2, 3)), dict(_=(37, 18, 33)), dict(_0=(5, 1100), _1=(5, 3)), dict(_0=(2, 9), _1=(3, 9))],
+    attrs=[dict(), dict(axis=0)], keep="",
 )
 def concat(a: Any, b: Any, *, axis: int = -1) -> Any:
     """a, then b along one axis."""
@@ -100,7 +105,9 @@ def _sliced(shapes: tuple, attrs: dict) -> tuple:
     return (s[:axis] + (stop - start,) + s[axis + 1 :],)
 
 
-@op("x: ... -> ...", shape=_sliced, sizes=[dict(_=(2, 7))], attrs=[dict(start=1, stop=5)], native=False, keep="x")
+@op("x: ... -> ...", shape=_sliced, sizes=[dict(_=(2, 7)), dict(_=(40, 5, 131)), dict(_=(9, 2100))],
+    attrs=[dict(start=1, stop=5), dict(start=2, stop=2), dict(start=0, stop=3, axis=0), dict(start=1, stop=4, axis=-2)],
+    keep="")
 def slice_axis(x: Any, *, start: int, stop: int, axis: int = -1) -> Any:
     """x[..., start:stop, ...] along one axis, as a dense copy."""
     at = [slice(None)] * x.ndim
@@ -108,18 +115,29 @@ def slice_axis(x: Any, *, start: int, stop: int, axis: int = -1) -> Any:
     return np.ascontiguousarray(x[tuple(at)])
 
 
-def _slice_rule(gys: Any, ys: Any, needs: Any, x: Any, *, start: int, stop: int, axis: int = -1) -> list:
-    def zeros(n: int) -> Any:
-        shape = list(x.shape)
-        shape[axis] = n
-        return np.zeros(shape, x.dtype)
-
-    g = concat(zeros(start), gys[0], axis=axis) if start else gys[0]
-    after = x.shape[axis] - stop
-    return [concat(g, zeros(after), axis=axis) if after else g]
+def _padded(shapes: tuple, attrs: dict) -> tuple:
+    (s,) = shapes
+    axis, before, after = _axis("pad_axis", len(s), attrs["axis"]), attrs["before"], attrs["after"]
+    if min(before, after) < 0:
+        raise ValueError(f"pad_axis: before and after must be at least 0, got {before}, {after}")
+    return (s[:axis] + (before + s[axis] + after,) + s[axis + 1 :],)
 
 
-rule(slice_axis, _slice_rule)
+@op("x: ... -> ...", shape=_padded, sizes=[dict(_=(2, 7)), dict(_=(40, 5, 131))],
+    attrs=[dict(before=1, after=2), dict(before=0, after=3, axis=0), dict(before=4, after=0, axis=-2)], keep="")
+def pad_axis(x: Any, *, before: int, after: int, axis: int = -1) -> Any:
+    """Zeros, x, zeros along one axis: the adjoint of slice_axis."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (before, after)
+    return np.pad(x, widths)
+
+
+rule(slice_axis, lambda gys, ys, needs, x, start, stop, axis=-1: [
+    pad_axis(gys[0], before=start, after=x.shape[axis] - stop, axis=axis)
+])
+rule(pad_axis, lambda gys, ys, needs, x, before, after, axis=-1: [
+    slice_axis(gys[0], start=before, stop=before + x.shape[axis], axis=axis)
+])
 
 
 def split(x: Any, *, sizes: tuple[int, ...] | None = None, sections: int | None = None, axis: int = -1) -> tuple:
@@ -170,7 +188,13 @@ def stop_gradient(x: Any) -> Any:
 rule(stop_gradient, lambda gys, ys, needs, x: [None])
 
 
-@op("x: ... -> ...", sizes=[dict(_=(2, 3))], native=False, keep="")
+@op("dst: ..., src: ... ->", effects=(0,), sizes=[dict(_=(2, 3)), dict(_=()), dict(_=(20011,))])
+def assign_(dst: Any, src: Any) -> None:
+    """dst <- src, in place. dst, src: arrays of one shape. Not differentiable."""
+    np.copyto(dst, src)
+
+
+@op("x: ... -> ...", sizes=[dict(_=(2, 3)), dict(_=(20011,))], keep="")
 def cast(x: Any, *, dtype: str = "float32") -> Any:
     """x rounded to another float type ("float32" or "float64")."""
     return np.asarray(x).astype(dtype)

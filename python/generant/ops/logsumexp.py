@@ -12,7 +12,7 @@ from ._table import op, rule
 from .activation import affine
 from .arithmetic import add, mul
 from .kernel_matvec import kernel_matvec, kernel_matvec_dx
-from .layout import cast, concat, reshape, slice_axis
+from .layout import cast, concat, full_like, reshape, slice_axis
 from .reduce import sum as _sum
 
 __all__ = ["logsumexp", "softmax_matmul"]
@@ -134,6 +134,11 @@ def _column(a: Any, dtype: Any) -> Any:
     return reshape(cast(a, dtype=np.dtype(dtype).name), shape=(a.shape[0], 1))
 
 
+def _ones(a: Any) -> Any:
+    """A column of ones beside the rows of a: made by ops from a, so that a recorded step may contain it."""
+    return full_like(_sum(a, axis=-1, keepdims=True), value=1.0)
+
+
 def _gradients(needs, x, y, g, v, lse, bias, attrs):
     """The gradients in x, y and v of sum_i <g_i, sum_j p_ij v_j> with lse held fixed (the caller's g allows for it)."""
     lower = affine(lse, scale=-1.0)
@@ -145,7 +150,7 @@ def _gradients(needs, x, y, g, v, lse, bias, attrs):
 
 
 def _logsumexp_rule(gys, ys, needs, x, y, bias=None, *, scale, cost):
-    ones = np.ones((y.shape[0], 1), y.dtype)
+    ones = _ones(y)
     need_bias = len(needs) > 2 and needs[2]
     dx, dy, d_ones = _gradients(
         (needs[0], needs[1], need_bias), x, y, _column(gys[0], x.dtype), ones, ys[0], bias, _kernel_of(scale, cost)
@@ -159,12 +164,12 @@ def _softmax_rule(gys, ys, needs, x, y, v, bias=None, *, scale, cost):
     e, need_bias = v.shape[1], len(needs) > 3 and needs[3]
     out, lse = ys
     if g is None:
-        g = np.zeros(out.shape, out.dtype)
+        g = full_like(out, value=0.0)
     # d <g_i, out_i> / d score_ij = p_ij (<g_i, v_j> - <g_i, out_i>): one more column, 1 beside v_j
     centre = reshape(affine(_sum(mul(g, out), axis=-1), scale=-1.0), shape=(x.shape[0], 1))
     if g_lse is not None:
         centre = add(centre, _column(g_lse, x.dtype))
-    wide_g, wide_v = concat(g, centre), concat(v, np.ones((v.shape[0], 1), v.dtype))
+    wide_g, wide_v = concat(g, centre), concat(v, _ones(v))
     dx, dy, both = _gradients(
         (needs[0], needs[1], needs[2] or need_bias), x, y, wide_g, wide_v, lse, bias, _kernel_of(scale, cost)
     )

@@ -1,14 +1,14 @@
-"""Optimiser steps on one flat buffer: Adam, exponential moving average, clipping by norm.
+"""Optimiser steps on one flat buffer: Adam, Lion, SGD, exponential moving average, clipping by norm.
 
 The parameters of a model, their gradients and the optimiser's moments are each one contiguous array, so a step is one
-call and one pass. All three are effects: they change their arguments in place and have no derivative. A batch that
-produced NaN or infinity is recognised by clip_norm_, and adam_ and ema_ do nothing when its flag says so.
+call and one pass. All are effects: they change their arguments in place and have no derivative. A batch that produced
+NaN or infinity is recognised by clip_norm_, and the others do nothing when its flag says so.
 """
 import numpy as np
 
 from ._table import op
 
-__all__ = ["adam_", "clip_norm_", "ema_"]
+__all__ = ["adam_", "clip_norm_", "ema_", "lion_", "sgd_"]
 
 SIZES = [dict(n=1), dict(n=7), dict(n=67), dict(n=1000)]
 BLOCK = 1 << 14                                        # elements per partial sum of the norm: fixed, so the norm is too
@@ -36,6 +36,50 @@ def adam_(p, m, v, g, step, lr, ok=None, *, beta1=0.9, beta2=0.999, eps=1e-8, we
     if weight_decay:
         p *= T(1 - rate * weight_decay)
     p -= T(rate / (1 - beta1**t)) * m / (np.sqrt(v) * T((1 - beta2**t) ** -0.5) + T(eps))
+
+
+@op("p: n, m: n, g: n, lr: 1 float64, ok?: 1 uint8 ->", effects=(0, 1), sizes=SIZES,
+    attrs=[dict(), dict(beta1=0.5, beta2=0.75, weight_decay=0.1)])
+def lion_(p, m, g, lr, ok=None, *, beta1=0.9, beta2=0.99, weight_decay=0.0):
+    """p <- (1 - lr weight_decay) p - lr sign(beta1 m + (1 - beta1) g), then m <- beta2 m + (1 - beta2) g, in place.
+
+    p, m, g: n; lr: 1 float64. Nothing changes if ok: 1 uint8 is given and 0. One pass, 20 bytes per float32 parameter.
+    Not differentiable. Chen et al. (2023), algorithm 2.
+    """
+    if ok is not None and not ok[0]:
+        return
+    rate, T = float(lr[0]), p.dtype.type
+    if weight_decay:
+        p *= T(1 - rate * weight_decay)
+    p -= T(rate) * np.sign(T(beta1) * m + T(1 - beta1) * g)
+    m *= T(beta2)
+    m += T(1 - beta2) * g
+
+
+def _no_outputs(shapes, attrs):
+    if shapes[1] is None and (attrs["momentum"] or attrs["nesterov"]):
+        raise ValueError(f"sgd_: momentum = {attrs['momentum']} and nesterov = {attrs['nesterov']} need m, got None")
+    return ()
+
+
+@op("p: n, m?: n, g: n, lr: 1 float64, ok?: 1 uint8 ->", effects=(0, 1), sizes=SIZES, shape=_no_outputs,
+    attrs=[dict(), dict(momentum=0.9), dict(momentum=0.5, nesterov=True, weight_decay=0.1), dict(weight_decay=0.1)])
+def sgd_(p, m, g, lr, ok=None, *, momentum=0.0, nesterov=False, weight_decay=0.0):
+    """p <- p - lr m with m <- momentum m + g + weight_decay p: gradient descent with momentum, in place.
+
+    The decay is coupled, a part of the gradient, as in torch. With nesterov the step is along momentum m + g +
+    weight_decay p. p, g: n; m: n, or None without momentum; lr: 1 float64. Nothing changes if ok: 1 uint8 is given and
+    0. One pass. Not differentiable. Sutskever et al. (2013), section 2, in the form of torch.optim.SGD.
+    """
+    if ok is not None and not ok[0]:
+        return
+    T = p.dtype.type
+    move = g + T(weight_decay) * p
+    if m is not None:
+        m *= T(momentum)
+        m += move
+        move = move + T(momentum) * m if nesterov else m
+    p -= T(float(lr[0])) * move
 
 
 @op("e: n, p: n, decay: 1 float64, ok?: 1 uint8 ->", effects=(0,), sizes=SIZES)

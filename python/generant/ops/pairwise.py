@@ -16,7 +16,7 @@ from ._table import op, rule
 from .activation import affine
 from .arithmetic import add, mul
 from .kernel_matvec import kernel_matvec, kernel_matvec_dx
-from .layout import cast, reshape
+from .layout import cast, full_like, reshape, slice_axis
 from .reduce import sum as _sum
 
 __all__ = ["kernel_row_sums", "kernel_sum"]
@@ -152,7 +152,7 @@ def _kernel_sum_rule(gys, ys, needs, x, y=None, u=None, v=None, *, exclude_diago
 
     def column(weights, points):
         if weights is None:
-            return np.ones((points.shape[0], 1), x.dtype)
+            return full_like(slice_axis(points, start=0, stop=1), value=1.0)  # made of an array, as `record` wants it
         return reshape(weights, shape=(points.shape[0], 1))
 
     def scaled(gradient):

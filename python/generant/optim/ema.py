@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .state import Stateful, flat
+from .state import Stateful, arrays, flat
 
 __all__ = ["EMA"]
 
@@ -67,12 +67,12 @@ class EMA(Stateful):
     def apply(self, ok: Any = None, at: dict[str, Any] | None = None) -> None:
         """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0.
 
-        at: the arrays of `state` and "params" to work on, if not its own.
+        at: the arrays to work on instead of its own, by the names of `state` and "params".
         """
-        own = {**self.state, "params": self.params} if at is None else at
-        ops.ema_(own["average"], own["params"], own["decay"], ok)
+        a = arrays(self, at)
+        ops.ema_(a["average"], a["params"], a["decay"], ok)
 
-    def update(self, ok: Any = None) -> None:
+    def update(self, ok: Any = None, *, at: dict[str, Any] | None = None) -> None:
         """One update."""
         self.prepare()
-        self.apply(ok)
+        self.apply(ok, at)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Stateful", "flat"]
+__all__ = ["Stateful", "arrays", "bounded", "flat"]
 
 
 def flat(owner: str, params: Any) -> np.ndarray:
@@ -19,6 +20,19 @@ def flat(owner: str, params: Any) -> np.ndarray:
             f"got shape {params.shape}, {params.dtype}"
         )
     return params
+
+
+def bounded(owner: str, **values: float) -> None:
+    """Refuse a beta or a momentum outside [0, 1), and anything else outside [0, inf)."""
+    for name, value in values.items():
+        top = 1.0 if name in ("beta1", "beta2", "momentum") else math.inf
+        if not 0 <= value < top:
+            raise ValueError(f"{owner}: {name} must lie in [0, {top:g}), got {value}")
+
+
+def arrays(owner: Any, at: dict[str, Any] | None) -> dict[str, Any]:
+    """What a step of owner works on: `at`, or if None its own state and parameters."""
+    return {"params": owner.params, **owner.state} if at is None else at
 
 
 class Stateful:

@@ -32,6 +32,40 @@ def adam_(p, m, v, g, step, lr, ok, beta1, beta2, eps, weight_decay):
 
 
 @jit
+def lion_rows(p, m, g, c):
+    b1, a1, b2, a2, keep, rate = c[0], c[1], c[2], c[3], c[4], c[5]
+    for i in range(len(p)):
+        mean = b1 * m[i] + a1 * g[i]
+        move = rate if mean > 0 else -rate if mean < 0 else mean
+        m[i] = b2 * m[i] + a2 * g[i]
+        p[i] = keep * p[i] - move
+
+
+@kernel
+def lion_(p, m, g, lr, ok, beta1, beta2, weight_decay):
+    if ok is None or ok[0]:
+        rate = float(lr[0])
+        lion_rows(p, m, g, np.array([beta1, 1 - beta1, beta2, 1 - beta2, 1 - rate * weight_decay, rate], p.dtype))
+
+
+@jit
+def sgd_rows(p, m, g, nesterov, c):
+    rate, momentum, decay = c[0], c[1], c[2]
+    for i in range(len(p)):
+        move = g[i] + decay * p[i]
+        if len(m):
+            m[i] = momentum * m[i] + move
+            move = move + momentum * m[i] if nesterov else m[i]
+        p[i] -= rate * move
+
+
+@kernel
+def sgd_(p, m, g, lr, ok, momentum, nesterov, weight_decay):
+    if ok is None or ok[0]:
+        sgd_rows(p, p[:0] if m is None else m, g, nesterov, np.array([lr[0], momentum, weight_decay], p.dtype))
+
+
+@jit
 def ema_rows(e, p, rate):
     for i in range(len(e)):
         e[i] += rate * (p[i] - e[i])

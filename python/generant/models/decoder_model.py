@@ -1,0 +1,119 @@
+"""What models have in common whose decoder gives the parameters of a likelihood: its data, its draws, its unit.
+
+Labels, priors and bounds are the models' own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..random import Stream
+from . import likelihoods
+from .density import DensityModel
+from .latent import LatentModel
+from .scaling import Scaling
+
+__all__ = ["DecoderModel", "row_keys"]
+
+
+def row_keys(x: np.ndarray, stream: Stream) -> np.ndarray:
+    """A key per row, (n, 2) uint64, that depends on what is in the row and not on where it stands."""
+    words = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
+    odd = np.uint64(0x9E3779B97F4A7C15)
+    key = stream.at(0)
+    total = np.full(len(x), key[1])
+    for column in words.T:  # a polynomial hash, mod 2^64
+        total = (total ^ column) * odd
+        total ^= total >> np.uint64(29)
+    return np.stack([np.full(len(x), key[0]), total], axis=1)
+
+
+class DecoderModel(LatentModel, DensityModel):
+    """Constructor parameters every such model has: likelihood, architecture, observation_noise, as VAE describes them.
+
+    Subclasses give `_net`, whose `likelihood` is a Likelihood.
+    """
+
+    likelihood: Any
+    architecture: str
+    observation_noise: bool | None
+
+    @property
+    def _net(self) -> Any:
+        raise TypeError(f"{type(self).__name__} does not say what its network is")
+
+    # ---- data ----
+
+    def _levels(self) -> int:
+        """Of a likelihood of codes; 0 of another."""
+        made = self.likelihood
+        if isinstance(made, str):
+            return 256 if made == "logistic" else 0
+        if isinstance(made, (list, tuple)) and made[0] in ("logistic", "categorical") and isinstance(made[1], int):
+            return made[1]
+        if isinstance(made, likelihoods.Categorical):
+            return made.k
+        return made.levels if isinstance(made, likelihoods.DiscretisedLogistic) else 0
+
+    def _scale(self, X: np.ndarray) -> Scaling:
+        where, levels = f"{type(self).__name__}.fit", self._levels()
+        made = likelihoods.likelihood(self.likelihood, self._sites(X.shape[1:])[-1])
+        if isinstance(made, likelihoods.Gaussian):
+            return Scaling.standard(X)
+        if levels and X.dtype.kind == "f" and (X != np.floor(X)).any():
+            if X.min() < 0 or X.max() > 1:
+                raise ValueError(f"{where}: X must hold codes 0 ... {levels - 1}, or fractions in 0 ... 1 to be binned")
+            return Scaling.bins(X, levels)
+        if isinstance(made, likelihoods.Bernoulli) and (X.min() < 0 or X.max() > 1):
+            return Scaling.to_range(X, 0.0, 1.0)
+        scaling = Scaling.none(X)
+        made.check(where, X.reshape(len(X), *self._sites(X.shape[1:])))
+        return scaling
+
+    def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
+        self._grey = bool(((X != 0) & (X != 1)).any())
+        super()._begin(X, labels, classes)
+
+    def _sites(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a sample as the decoder sees it: (d,), or (h, w, c) of a convolutional one."""
+        image = (*shape, 1) if len(shape) == 2 else shape
+        conv = self.architecture == "conv" or (
+            self.architecture == "auto" and len(image) == 3 and min(image[:2]) >= 16 and image[2] <= 4
+        )
+        if conv and len(image) != 3:
+            raise ValueError(f"{type(self).__name__}: architecture 'conv' needs images (n, h, w) or (n, h, w, c)")
+        return image if conv else (math.prod(shape),)
+
+    def _log_density(self) -> float:
+        net = self._net
+        density = isinstance(net.likelihood, likelihoods.Gaussian) or self.scaling_.levels
+        return self.scaling_.log_density if density else 0.0
+
+    # ---- what a decoder says ----
+
+    def _expected(self, out: np.ndarray) -> np.ndarray:
+        """The mean of p(x | z), or its mode where a mean is not data, (m, d)."""
+        found = self._net.likelihood
+        unordered = isinstance(found, (likelihoods.Categorical, likelihoods.Mixed))
+        return np.asarray(found.mode(out) if unordered else found.mean(out)).reshape(len(out), -1)
+
+    def _observed(self, out: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Draws of p(x | out) or its mean, (m, d); row i depends on out[i] and keys[i] only."""
+        likelihood = self._net.likelihood
+        noisy = self.observation_noise
+        if noisy is None:
+            noisy = not (isinstance(likelihood, likelihoods.Bernoulli) and self._grey)
+        if not noisy:
+            return self._expected(out)
+        other = keys + np.array([0, 1], np.uint64)  # z used the stream itself
+        rows = [np.asarray(likelihood.sample(key, out[i : i + 1])) for i, key in enumerate(other)]
+        return np.concatenate(rows).reshape(len(keys), -1)
+
+    def _fitted_config(self) -> dict[str, Any]:
+        return {"grey": self._grey}
+
+    def _load_fitted(self, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._grey = config["grey"]

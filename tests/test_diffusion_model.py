@@ -120,7 +120,7 @@ def test_class_scores_of_many_features_are_a_bound_that_decides():
     assert np.corrcoef(*gaps)[0, 1] > 0.95 and 0.8 < gaps[1].std() / gaps[0].std() < 1.25
     assert found[np.arange(50), y[:50]].mean() == pytest.approx(expected[np.arange(50), y[:50]].mean(), abs=1.5)
     each = np.stack([model.score_samples(X[:50], np.full(50, c)) for c in (0, 1)], axis=1)
-    np.testing.assert_allclose(model.score_samples(X[:50]), np.log(np.exp(each).mean(1)), atol=0.3)
+    assert np.abs(model.score_samples(X[:50]) - np.log(np.exp(each).mean(1))).mean() < 0.1
     assert each[np.arange(50), y[:50]].mean() == pytest.approx(expected[np.arange(50), y[:50]].mean(), abs=1.0)
     np.testing.assert_allclose(model.class_scores(X[:7]), found[:7], rtol=1e-4)
 

@@ -1,6 +1,11 @@
 """Diffusion beyond the defaults: networks, objectives, guidance, latents, likelihoods, and runs that were interrupted.
 
 Likelihoods and samples are compared with closed forms of Gaussian data; a prepared loss with the plain one.
+Seen to fail: with no label hidden, with the classes of the two halves of a guided batch exchanged, without the sample
+weights, without the posterior in the score of a mixture, with noise of another mean than 0 or none on whole numbers,
+with a plan of another form, without the trace of what is linear in x, with the probes' traces added up, with the
+variational integral twice as large or without the Gaussian's share, with one noise instead of a pair, with another
+weight in it, and with other noise at every validation.
 """
 
 from __future__ import annotations

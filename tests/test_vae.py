@@ -340,5 +340,5 @@ def test_labels_where_they_are_needed():
         model.inverse_transform(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="without labels"):
         VAE(**TINY).fit(X).reconstruct(X, y)
-    with pytest.raises(ValueError, match="semi_supervised is off"):
+    with pytest.raises(AttributeError, match="semi_supervised is off"):
         model.predict(X)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .estimator import Estimator, NotFittedError, check_data, check_labels
+from .estimator import Estimator, check_data, check_labels, not_fitted
 
 __all__ = ["GenerativeClassifier"]
 
@@ -77,7 +77,7 @@ class GenerativeClassifier(Estimator):
         A row to which no class gives a density (it underflows far from all data) has the priors.
         """
         if not hasattr(self, "model_"):
-            raise NotFittedError("GenerativeClassifier: the model is not fitted yet; call fit first")
+            raise not_fitted("GenerativeClassifier.predict")
         scores = np.asarray(self.model_.class_scores(X), np.float64)
         scores = np.where(np.isnan(scores), -np.inf, scores)
         scores[~np.isfinite(scores).any(axis=1)] = 0.0
@@ -92,9 +92,11 @@ class GenerativeClassifier(Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of every row, (n,)."""
-        return self.classes_[np.argmax(self.predict_log_proba(X), axis=1)]
+        best = np.argmax(self.predict_log_proba(X), axis=1)
+        return self.classes_[best]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy: the part of the rows (by sample_weight, if given) whose class is predicted."""
-        right = self.predict(X)
-        return float(np.average(right == check_labels("GenerativeClassifier.score", y, len(right)), weights=sample_weight))
+        found = self.predict(X)
+        right = found == check_labels("GenerativeClassifier.score", y, len(found))
+        return float(np.average(right, weights=sample_weight))

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import io, nn, ops, optim
 from ..random import Stream, seed_from, split
-from .estimator import Estimator, NotFittedError, check_count, check_data, check_labels, check_real
+from .estimator import Estimator, check_count, check_data, check_labels, check_real, not_fitted
 from .scaling import Scaling
 from .training import Training
 
@@ -146,7 +146,7 @@ class GenerativeModel(Estimator):
             if weight.shape != (len(X),):
                 raise ValueError(f"{where}: sample_weight must have shape ({len(X)},), got {weight.shape}")
             if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all 0")
+                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all zero")
             weight = weight / weight.mean()
         return X, labels, weight.astype(np.float32)
 
@@ -244,8 +244,7 @@ class GenerativeModel(Estimator):
 
     def _fitted(self, what: str) -> None:
         if not hasattr(self, "networks_"):
-            name = type(self).__name__
-            raise NotFittedError(f"{name}.{what}: the model is not fitted yet; call fit first")
+            raise not_fitted(f"{type(self).__name__}.{what}")
 
     def _codes(self, n: int, y: Any, seed: int) -> np.ndarray | None:
         """The class number of each sample to draw: y's, or drawn as often as in training."""

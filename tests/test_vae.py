@@ -13,7 +13,7 @@ from generant import models, nn, ops
 from generant.models import VAE, vae_objectives
 from generant.models.scaling import Scaling
 from generant.models.vae_networks import Autoencoder
-from generant.random import Stream
+from generant.random import Stream, split
 
 pytestmark = pytest.mark.once
 
@@ -147,7 +147,10 @@ def test_warm_up_raises_the_weight_of_the_divergence():
         dict(objective="iwae", n_importance=3),
         dict(n_importance=2, kl_warmup=3, free_bits=0.1),
         dict(likelihood="gaussian_outputs"),
+        dict(prior="mixture", n_components=3),
+        dict(prior="vamp", n_components=9),
         dict(semi_supervised=True),
+        dict(semi_supervised=True, prior="vamp", n_components=6),
     ],
     ids=lambda kw: next(iter(kw), "default"),
 )
@@ -175,6 +178,22 @@ def test_scores_are_densities_of_the_data():
     grid = np.stack([a.ravel(), b.ravel()], 1)
     total = np.exp(model.score_samples(grid)).sum() * (20 / 59) * (32 / 59)
     assert total == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_draws_of_the_latents_have_the_density_of_the_prior(prior):
+    X, y = rows()
+    model = VAE(**TINY, prior=prior, n_components=4).fit(X, y)
+    net, keys = model.networks_["vae"], split(Stream(0).at(0), 4000)
+    if prior == "mixture":
+        net.prior.mu[...] *= 3
+    z = model._prior_draws(keys)
+    edges = np.quantile(z[:, 0], [0.2, 0.5, 0.8])
+    grid = np.stack(np.meshgrid(*[np.linspace(-15, 15, 301)] * 2, indexing="ij"), -1).reshape(-1, 2).astype(np.float32)
+    mass = np.exp(net.prior.log_prob(grid, net.encode_pseudo)).astype(np.float64) * 0.01
+    assert mass.sum() == pytest.approx(1, abs=0.01)
+    for edge, share in zip(edges, [0.2, 0.5, 0.8], strict=True):
+        assert mass[grid[:, 0] < edge].sum() == pytest.approx(share, abs=0.04)
 
 
 def test_binned_fractions_are_scored_as_a_density():
@@ -281,7 +300,17 @@ def test_a_mixed_table():
 # ---- files and interruptions -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kw", [dict(), dict(likelihood="bernoulli"), dict(semi_supervised=True)], ids=str)
+@pytest.mark.parametrize(
+    "kw",
+    [
+        dict(),
+        dict(likelihood="bernoulli"),
+        dict(semi_supervised=True),
+        dict(prior="mixture", n_components=3),
+        dict(prior="vamp", n_components=6),
+    ],
+    ids=str,
+)
 def test_save_and_load(tmp_path, kw):
     X, y = rows()
     X = (X > 0.5).astype(np.float32) if "likelihood" in kw else X

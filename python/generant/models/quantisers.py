@@ -30,9 +30,14 @@ def quantise(quantiser: Any, z: Any) -> tuple[Any, Any, Any]:
     return ops.add(z, ops.stop_gradient(step)), z, codes
 
 
-def perplexity(codes: Any, m: int) -> Any:
+def _counted(z: Any, codes: Any, m: int) -> Any:
+    """How often each of m codes occurs in codes (n,), (m, 1); the ones are made of z (n, d), to be of the step."""
+    return ops.scatter_add(ops.full_like(ops.slice_axis(z, start=0, stop=1), value=1.0), codes, m=m)
+
+
+def perplexity(z: Any, codes: Any, m: int) -> Any:
     """exp of the entropy of how often each of m codes occurs in codes (n,): the number of codes in use, softly."""
-    share = ops.affine(ops.scatter_add(np.ones((codes.shape[0], 1), np.float32), codes, m=m), scale=1 / codes.shape[0])
+    share = ops.affine(_counted(z, codes, m), scale=1 / codes.shape[0])
     entropy = ops.sum(ops.mul(share, ops.log(ops.affine(share, shift=1e-10))))
     return ops.exp(ops.affine(entropy, scale=-1.0))
 
@@ -46,7 +51,8 @@ class EmaCodebook(nn.Module):
     """
 
     def __init__(self, m: int, d: int, stream: Stream, *, decay: float = 0.99, threshold: float = 0.1) -> None:
-        self.m, self.d, self.decay, self.threshold = m, d, decay, threshold
+        self.m, self.d, self.threshold = m, d, threshold
+        self.decay, self.at_once = nn.Buffer(np.array([decay])), nn.Buffer(np.zeros(1))
         self.counts = nn.Buffer(np.full(m, 1e-3, np.float32))
         self.sums = nn.Buffer((1e-3 * ops.normal(next(stream), shape=(m * d,))).astype(np.float32))
 
@@ -65,13 +71,13 @@ class EmaCodebook(nn.Module):
         candidates (m,) int64: the row of z that each code would become. Effects: nothing is returned.
         """
         counts, sums, n = self.counts.value, self.sums.value, z.shape[0]
-        seen = ops.scatter_add(np.ones((n, 1), np.float32), codes, m=self.m)
+        seen = _counted(z, codes, self.m)
         total = ops.scatter_add(z, codes, m=self.m)
-        decay, at_once = np.array([self.decay]), np.zeros(1)
+        decay, at_once = self.decay.value, self.at_once.value
         ops.ema_(counts, ops.reshape(seen, shape=(self.m,)), decay)
         ops.ema_(sums, ops.reshape(total, shape=(self.m * self.d,)), decay)
         alike = n / self.m
-        dead = ops.heaviside(np.full(self.m, self.threshold * alike, np.float32), counts)
+        dead = ops.heaviside(ops.full_like(counts, value=self.threshold * alike), counts)
         column = ops.reshape(dead, shape=(self.m, 1))
         fresh = ops.affine(ops.gather(z, candidates), scale=alike)
         old = ops.reshape(sums, shape=(self.m, self.d))

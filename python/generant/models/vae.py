@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops
-from ..random import Stream
-from . import likelihoods, vae_objectives
+from ..random import Stream, permutation
+from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
 from .estimator import available_if, check_count, check_real
-from .generative import CHUNK, EVALUATE, NOISE, VALIDATION
+from .generative import CHUNK, EVALUATE, NOISE, SPLIT, VALIDATION
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
@@ -117,8 +117,28 @@ class VAE(DecoderModel):
         if self.semi_supervised:
             if labels is None or not is_known(labels).any():
                 raise ValueError(f"{type(self).__name__}.fit: semi_supervised needs y with at least one known label")
-            labels = labels[is_known(labels)]
-        super()._begin(X, labels, classes)
+            known = is_known(labels)
+            super()._begin(X, labels[known], classes)
+            X, labels = X[known], labels[known]
+        else:
+            super()._begin(X, labels, classes)
+        if self.prior == "vamp":
+            index = np.resize(permutation(self._stream(SPLIT).at(1), len(X)), self.n_components)
+            codes = None if labels is None else self._encode("VAE.fit", labels[index], len(index))
+            self._pseudo = self.scaling_.forward("VAE.fit", X[index]), codes
+
+    def _prior(self, stream: Stream, likelihood: Any) -> tuple[Any, Any]:
+        """(p(z), the classes of its pseudo-inputs); None is the standard normal."""
+        if self.prior == "normal":
+            return None, None
+        if self.prior == "mixture":
+            return priors.MixturePrior(self.latent_dim, self.n_components, stream), None
+        k = self.n_components
+        empty = np.zeros((k, self.n_features_in_), np.float32), np.zeros(k, np.int64) if self._n_classes else None
+        x, codes = getattr(self, "_pseudo", empty)  # a loaded model's come with its arrays
+        high = {"Bernoulli": 1.0}.get(type(likelihood).__name__, self._levels() - 1.0 if self._levels() else None)
+        low = 0.0 if high or isinstance(likelihood, likelihoods.Multinomial) else None
+        return priors.VampPrior(x, low=low, high=high), codes
 
     def _checked(self, where: str, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, Any, np.ndarray]:
         return super()._checked(where, X, fill_unknown(y) if self.semi_supervised else y, sample_weight)
@@ -151,7 +171,8 @@ class VAE(DecoderModel):
             classifier = Classifier(
                 shape, width, self._n_classes, stream, hidden=tuple(self.hidden), channels=tuple(self.channels)
             )
-        return {"vae": Autoencoder(shape, likelihood, *parts, classifier=classifier)}
+        prior, codes = self._prior(stream, likelihood)
+        return {"vae": Autoencoder(shape, likelihood, *parts, prior, codes, classifier)}
 
     def _beta(self, step: int) -> np.ndarray:
         rise = min(1.0, (step + 1) / (self.kl_warmup + 1))
@@ -193,10 +214,14 @@ class VAE(DecoderModel):
 
     def _prior_draws(self, keys: np.ndarray) -> np.ndarray:
         """z of every key, (m, latent)."""
-        net = self._net
+        net, one = self._net, np.ones(1)
+        noise = ops.normals(keys, np.zeros(1, np.uint64), one, shape=(self.latent_dim,))
         if net.prior is None:
-            return ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
-        return np.concatenate([np.asarray(net.prior.sample(key, 1, net.encode)) for key in keys])
+            return noise
+        mu, logvar, logits = net.prior.components(net.encode_pseudo)
+        u = 0.5 * (1 + ops.erf(ops.normals(keys, 2 * np.ones(1, np.uint64), one, dtype="float64", shape=()) / 2**0.5))
+        which = likelihoods.draw_levels(u, np.zeros(len(mu)) if logits is None else logits)
+        return mu[which] + np.exp(0.5 * logvar[which]) * noise
 
     def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
         net = self._net

@@ -201,19 +201,25 @@ def presented(likelihood: Any, x: Any) -> Any:
 class Autoencoder(nn.Module):
     """encoder, decoder, likelihood, and what else is trained with them: a prior, a classifier; None if there is none.
 
-    shape: of a sample as the decoder and the likelihood see it, (d,) or (h, w, c).
+    shape: of a sample as the decoder and the likelihood see it, (d,) or (h, w, c). pseudo_codes (k,) int64: the classes
+    of a VampPrior's pseudo-inputs, in a conditional model.
     """
 
     def __init__(
         self, shape: tuple[int, ...], likelihood: Any, encoder: Any, decoder: Any, prior: Any = None,
-        classifier: Any = None,
+        pseudo_codes: Any = None, classifier: Any = None,
     ) -> None:  # fmt: skip
         self.shape, self.likelihood, self.encoder, self.decoder = shape, likelihood, encoder, decoder
         self.prior, self.classifier = prior, classifier
+        self.pseudo_codes = None if pseudo_codes is None else nn.Buffer(pseudo_codes)
 
     def encode(self, x: Any, codes: Any = None) -> tuple[Any, Any]:
         """(mu, logvar) of q(z | x, y), x (n, d)."""
         return self.encoder(self._seen(x), codes)
+
+    def encode_pseudo(self, x: Any) -> tuple[Any, Any]:
+        """(mu, logvar) of the pseudo-inputs of a VampPrior."""
+        return self.encode(x, None if self.pseudo_codes is None else self.pseudo_codes.value)
 
     def _seen(self, x: Any) -> Any:
         return presented(self.likelihood, ops.reshape(x, shape=(x.shape[0], *self.shape)))

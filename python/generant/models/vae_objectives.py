@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from .priors import gaussian_log_prob
 
 __all__ = ["elbo", "importance_log_prob", "iwae", "log_mean_exp", "m2"]
 
@@ -44,8 +45,8 @@ def _log_q(logvar: Any, noise: Any) -> Any:
 def _log_prior(net: Any, z: Any) -> Any:
     """log p(z), (n,)."""
     if net.prior is None:
-        return ops.sum(ops.affine(ops.square(z), scale=-0.5, shift=-0.5 * LOG_2PI), axis=1)
-    return net.prior.log_prob(z, net.encode)
+        return gaussian_log_prob(z)
+    return net.prior.log_prob(z, net.encode_pseudo)
 
 
 def log_mean_exp(x: Any) -> Any:

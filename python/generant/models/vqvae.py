@@ -104,7 +104,7 @@ class _Quantised(DecoderModel):
             learner.network(state["prior"]), codes, labels, weight
         )
         learner.update(state["prior"], gradients)
-        used = perplexity(codes, net.quantiser.m)
+        used = perplexity(z, codes, net.quantiser.m)
         return {
             "loss": loss, "reconstruction": reconstruction, "prior_loss": prior_loss, "perplexity": used, "norm": norm
         }  # fmt: skip

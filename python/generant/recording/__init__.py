@@ -1,5 +1,5 @@
 """A training step recorded once and replayed: `record(step, state)`."""
 
-from .record import Recorded, record
+from .recorded import Recorded, record
 
 __all__ = ["Recorded", "record"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .estimator import Estimator, check_data, check_labels, not_fitted
+from .estimator import Estimator, check_labels, not_fitted
 
 __all__ = ["GenerativeClassifier"]
 
@@ -47,24 +47,21 @@ class GenerativeClassifier(Estimator):
             )
         if y is None:
             raise ValueError(f"{where}: requires y to be passed, but the target y is None")
-        X = check_data(where, X)
-        labels = check_labels(where, y, len(X))
-        given = None if self.priors is None else self._given_priors(where, len(np.unique(labels)))
+        given = None if self.priors is None else self._given_priors(where, y)
         params = self.model.get_params(deep=False)
-        model = type(self.model)(**copy.deepcopy(params)).fit(X, labels, sample_weight)
+        model = type(self.model)(**copy.deepcopy(params)).fit(X, y, sample_weight)
         self.model_, self.classes_, self.n_features_in_ = model, model.classes_, model.n_features_in_
         if given is not None:
             self.priors_ = given
         elif sample_weight is None:
             self.priors_ = model.priors_
         else:
-            weight = np.asarray(sample_weight, np.float64)
-            found = np.array([weight[labels == c].sum() for c in self.classes_])
+            found = np.array([np.sum(np.asarray(sample_weight)[np.asarray(y) == c]) for c in self.classes_])
             self.priors_ = found / found.sum()
         return self
 
-    def _given_priors(self, where: str, classes: int) -> np.ndarray:
-        priors = np.asarray(self.priors, np.float64)
+    def _given_priors(self, where: str, y: Any) -> np.ndarray:
+        priors, classes = np.asarray(self.priors, np.float64), len(np.unique(check_labels(where, y, len(y))))
         if priors.shape != (classes,):
             raise ValueError(f"{where}: priors must have one number per class, ({classes},), got shape {priors.shape}")
         if not (np.isfinite(priors).all() and (priors >= 0).all() and abs(priors.sum() - 1) < 1e-6):

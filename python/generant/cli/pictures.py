@@ -93,7 +93,7 @@ def grid(
 
 def _cloud(x: np.ndarray, title: str, bounds: Any) -> bytes:
     figure, axes = _axes((4.6, 4.6))
-    axes.plot(x[:, 0], x[:, 1], ".", markersize=3, alpha=0.5, color="#1f4e79")
+    axes.plot(x[:, 0], x[:, 1], ".", markersize=3 if len(x) > 200 else 7, alpha=0.5, color="#1f4e79")
     if bounds is not None:
         margin = 0.08 * (bounds[1] - bounds[0])
         axes.set(xlim=(bounds[0] - margin, bounds[1] + margin), ylim=(bounds[0] - margin, bounds[1] + margin))

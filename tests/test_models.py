@@ -132,7 +132,7 @@ def test_labels_may_be_words_and_data_may_be_constant_or_short():
         (np.array([["a", "b"]]), None, TypeError, "real numbers, got dtype <U1"),
         (np.array([[1, "a"]], object), None, ValueError, "array of numbers: could not convert"),
         (np.array([[1, {}]], object), None, TypeError, "real numbers: float"),
-        (np.array([[1, None]], object), None, TypeError, "real numbers: float"),
+        (np.array([[1, None]], object), None, ValueError, "NaN or infinite"),
         ([[1, 2], [3]], None, ValueError, "X must be a rectangular array"),
         (np.zeros((2, 2), complex), None, ValueError, "real numbers.*got dtype complex128"),
         (np.zeros((3, 2)), [0, 1], ValueError, r"one label per sample, \(3,\), got shape \(2,\)"),

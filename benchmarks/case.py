@@ -11,7 +11,7 @@ class Case:
     """Work of one size. goals: rival -> ours is at least so many times as fast; seconds, memory (bytes), pair (seconds
     per pair) and error: at most; peak: at least this fraction of the machine's. once: a call takes so long that it is
     made once, unwarmed, and only with --large. timed=False: nothing but the error counts. mean: rival -> goal of the
-    geometric mean over the family."""
+    geometric mean over the family. lean: our memory is at most that of every rival that a goal names."""
 
     name: str
     work: Any
@@ -25,6 +25,7 @@ class Case:
     timed: bool = True
     family: str = ""
     mean: dict[str, float] = field(default_factory=dict)
+    lean: bool = False
 
 
 def family(name: str, *cases: Case, mean: dict[str, float] | None = None) -> list[Case]:

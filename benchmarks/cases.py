@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from case import Case, family
 from cases_diffusion import DIFFUSION
+from cases_models import MODELS
 from cases_network import NETWORK
 from work import (
     Adam,
@@ -70,6 +71,7 @@ CASES = [
         Case("Heun step 1x3x32x32", Heun(SMALL), {"torch": 5}),
     ),
     *DIFFUSION,
+    *MODELS,
     *family(
         "Optimiser",
         Case("Adam 40 x 64x64", Adam(40, (64, 64)), {"torch": 25, "torch fused": 8}),

@@ -2,8 +2,8 @@
 
 The first entry of a library is the way its documentation writes it, on which the goals are set; entries marked `best`
 are the fastest setting known to us (buffers kept, in place, fused, chunked to fit the cache, tuned malloc) and are
-shown beside it. A setup function gets the inputs and the sizes and returns the function that is timed; one that raises
-ModuleNotFoundError is missing, not failed.
+shown beside it. A setup function gets the inputs and the sizes and returns the function that is timed; where it or the
+first calls raise ModuleNotFoundError, the rival is missing, not failed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ def rival(
     *,
     best: bool = False,
     tuned: bool = False,
+    env: dict[str, str] | None = None,
     when: Callable[[Any], bool] = lambda work: True,
 ):
-    """Register a setup function; tuned=True registers it again under a tuned malloc."""
+    """Register a setup function; tuned=True registers it again under a tuned malloc; env: variables of its process."""
 
     def register(setup):
         entries = RIVALS.setdefault(family, [])
-        entries.append(Contender(name, setup, "best" if best else "documented", {}, when))
+        entries.append(Contender(name, setup, "best" if best else "documented", env or {}, when))
         if tuned:
             entries.append(Contender(f"{name}, tuned malloc", setup, "best", TUNED_MALLOC, when))
         return setup

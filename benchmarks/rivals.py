@@ -1,8 +1,8 @@
 """What generant is measured against: each family of work as other libraries do it.
 
 Here: products, random numbers, sampler steps, the optimiser, and overhead. rivals_conv.py, rivals_norm.py and
-rivals_attention.py have the layers of networks, rivals_pairwise.py sums and searches over all pairs, rivals_metrics.py
-the scores; importing this module registers all of them.
+rivals_attention.py have the layers of networks, rivals_models.py whole models, rivals_pairwise.py sums and searches
+over all pairs, rivals_metrics.py the scores; importing this module registers all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import rivals_attention  # noqa: F401
 import rivals_conv  # noqa: F401
 import rivals_diffusion  # noqa: F401
 import rivals_metrics  # noqa: F401
+import rivals_models  # noqa: F401
 import rivals_norm  # noqa: F401
 import rivals_pairwise  # noqa: F401
 import work as kinds

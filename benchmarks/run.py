@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from datetime import date
@@ -34,6 +35,7 @@ from rivals import contenders
 from tables import families, means, report, write_docs, write_readme
 
 THREADS = ("GENERANT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+WARM = 4  # calls of what is set up anew: with the first ones a step is recorded and the plan compared
 
 # ---------------------------------------------------------------- in the worker's process
 
@@ -57,24 +59,43 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def extra_memory(call: Any) -> tuple[int | None, float]:
-    """(Peak bytes of a call above what was there before, its result included; seconds). None where Linux cannot tell.
+def resident(key: str) -> int | None:
+    """Bytes of this process in memory now (VmRSS) or at most (VmHWM); None where Linux cannot tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+    except (OSError, StopIteration):
+        return None
+
+
+def extra_memory(call: Any, before: int | None = None) -> tuple[int | None, float]:
+    """(Peak bytes of a call above `before` or what was there before it, its result included; seconds). None where Linux
+    cannot tell.
 
     The call before it has warmed up: what it keeps for good is not counted, what a pool has given back is.
     """
-
-    def status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
-
     trim()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-        before = status("VmRSS")
-        seconds = loop(call, 1)
-        return max(0, status("VmHWM") - before), seconds
-    except (OSError, StopIteration):
+    except OSError:
         return None, loop(call, 1)
+    before = resident("VmRSS") if before is None else before
+    seconds = loop(call, 1)
+    most = resident("VmHWM")
+    return None if before is None or most is None else max(0, most - before), seconds
+
+
+def kept_memory(setup: Any) -> tuple[Any, int | None, float]:
+    """(The call that setup() returns, bytes, seconds): what it keeps, and the peak of a call above that.
+
+    Something like it has run before, so that no library is loaded meanwhile. The first calls plan and compare: the peak
+    is that of a later one.
+    """
+    trim()
+    before = resident("VmRSS")
+    call = setup()
+    loop(call, WARM)
+    return call, *extra_memory(call, before)
 
 
 def loop(call: Any, n: int) -> float:
@@ -94,17 +115,19 @@ def prepare(case: Case, name: str, batch: float, limit: float, started: Any) -> 
     inputs = work.inputs()
     try:
         call = setup(inputs, work)
+        started()
+        for _ in range(work.checked_calls):
+            result = call()
     except ModuleNotFoundError as e:
         return None, {"failed" if name == "generant" else "missing": str(e)}
-    started()
-    for _ in range(work.checked_calls):
-        result = call()
     result = arrays(result)
     error, note = work.error(result, inputs), work.note(result, inputs)
     del result
     if not error <= work.tolerance:
         return None, {"failed": f"error {error:.2g} above {work.tolerance:.2g}"}
     info = {"error": error, "note": note, "memory": None, "calls": 1}
+    if compiled := getattr(inputs, "compiled", None):
+        info["compiled"] = compiled
     if not case.timed:
         return None, info
     if work.timed_inside:
@@ -114,7 +137,12 @@ def prepare(case: Case, name: str, batch: float, limit: float, started: Any) -> 
         call = setup(inputs, case.work)
     if not case.once:
         n = 1
-        info["memory"], t = extra_memory(call)
+        if work.keeps and not compiled:  # compiling leaves too much behind to tell what the network needs
+            del call
+            call, info["memory"], t = kept_memory(lambda: setup(inputs, case.work))
+        else:
+            info["memory"], t = extra_memory(call)
+            info["memory"] = None if work.keeps else info["memory"]
         while t < batch / 1.2 and n < 1e8:
             n = max(n + 1, int(n * min(10.0, batch / max(t, 1e-9))))
             t = loop(call, n)
@@ -251,7 +279,7 @@ def measure(case: Case, threads: int, rounds: int, batch: float, limit: float, q
     if lacking:
         found = {"generant": {"kind": "ours", "missing": lacking, "seconds": []}}
     entry: dict[str, Any] = {"family": case.family, "date": date.today().isoformat(), "load": os.getloadavg()[0]}
-    entry["goals"], entry["mean"], entry["timed"] = case.goals, case.mean, case.timed
+    entry["goals"], entry["mean"], entry["timed"], entry["lean"] = case.goals, case.mean, case.timed, case.lean
     entry["limits"] = {k: getattr(case, k) for k in ("seconds", "memory", "pair", "error", "peak")}
     work = case.work
     entry["unit"], entry["pairs"], flop, moved = work.unit, work.pairs(), work.flop(), int(work.bytes())
@@ -296,7 +324,9 @@ def main() -> None:
     if os.getloadavg()[0] > 0.5:
         print(f"the machine is busy (load average {os.getloadavg()[0]:.1f}): rough timings", file=sys.stderr)
     for case in chosen:
-        entry = measure(case, args.threads, rounds, batch, args.limit, args.quick)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["GENERANT_BENCHMARK_FOLDER"] = folder  # for what a case's workers share
+            entry = measure(case, args.threads, rounds, batch, args.limit, args.quick)
         results["config"] = entry["contenders"]["generant"].pop("config", results.get("config", {}))
         results["cases"][case.name] = entry
         print(report(case.name, entry), flush=True)

@@ -44,6 +44,8 @@ def summary(entry: dict) -> list[dict]:
             row["pair"] = row["median"] / entry["pairs"] if entry.get("pairs") else None
             row["ratio"] = row["median"] / rows[0]["median"] if rows and "median" in rows[0] else None
             row["goal"] = entry["goals"].get(name)
+            if entry.get("lean") and row["goal"] and row["memory"] and rows[0]["memory"] is not None:
+                row["share"] = rows[0]["memory"] / row["memory"]
         rows.append(row)
     most = max(len(row["seconds"]) for row in rows)
     for row in rows:
@@ -70,12 +72,16 @@ def limits(entry: dict, ours: dict) -> list[str]:
 
 
 def verdict(row: dict) -> str:
-    """How many times our time a rival takes, and whether that is the goal; nothing for ours."""
+    """How many times our time a rival takes, whether that is the goal, our share of its memory; nothing for ours."""
     if row.get("ratio") is None:
         return ""
     notes = ["slower than it"] if row["ratio"] < 0.995 else []
     if row["goal"]:
         notes.append(f"goal {row['goal']:.3g}x, {'met' if row['ratio'] >= row['goal'] else 'MISSED'}")
+    if share := row.get("share"):
+        notes.append(f"{share:.2f} of its memory, goal <= 1, {'met' if share <= 1 else 'MISSED'}")
+    if compiled := row.get("compiled"):
+        notes.append(f"compiled in {quantity(compiled, 's')}")
     times = f"{row['ratio']:.2f}x" if row["ratio"] < 10 else f"{row['ratio']:.0f}x"
     return times + (f" ({'; '.join(notes)})" if notes else "") + row["fewer"]
 
@@ -118,7 +124,8 @@ def report(name: str, entry: dict) -> str:
     return "\n".join(lines)
 
 
-MEANING = """2x: the rival takes twice our time. Memory: the peak of one call, its result included. Peak: the rate
+MEANING = """2x: the rival takes twice our time. Memory: the peak of one call, its result included; of a model, all that
+it keeps (weights, gradients, optimiser, average, plans) and the peak of a step. Peak: the rate
 measured here of fused multiply-adds (FMA), or of a copy of as many bytes as the work has to move (copy); a convolution
 counts the products of its definition, of which fewer are made. Errors are against float64, those of scores and
 transport at a smaller size; rms: the root mean square of the error over that of the result, or 6 % of the largest error

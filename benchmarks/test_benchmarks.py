@@ -35,10 +35,10 @@ def prepared(contender, work):
     inputs = work.inputs()
     try:
         call = contender.setup(inputs, work)
+        for _ in range(work.checked_calls):
+            result = call()
     except ModuleNotFoundError as e:
         pytest.skip(str(e))
-    for _ in range(work.checked_calls):
-        result = call()
     return call, work.error(arrays(result), inputs)
 
 
@@ -81,6 +81,14 @@ def test_geometric_mean_has_its_row_and_goal():
     assert "torch **1.73x (goal 2x, MISSED)**" in table("", {"a": _entry(1.0), "b": _entry(3.0)})
     failed = _entry(4.0, failed="no", seconds=[])
     assert means({"a": _entry(4.0), "b": failed}) == {"documented": [("torch", "in 1 only (goal 2x, MISSED)")]}
+
+
+def test_memory_against_a_rival_and_seconds_of_compiling_are_told():
+    entry = _entry(4.0, memory=2e6)
+    entry.update(lean=True, goals={"torch": 3.0})
+    entry["contenders"]["torch"].update(memory=1e6, compiled=12.0)
+    wanted = "4.00x (goal 3x, met; 2.00 of its memory, goal <= 1, MISSED; compiled in 12 s)"
+    assert f"torch **{wanted}**" in table("", {"a": entry})
 
 
 def test_what_a_machine_lacks_is_told_and_not_a_failure():

@@ -4,8 +4,8 @@
 have the others. `error(result, a)` is the distance to a float64 reference computed here, independent of generant; for
 random numbers it is how many standard deviations their moments are off. Above `tolerance`, a contender fails and is
 not timed. Here: products, random numbers, sampler steps, the optimiser and overhead; work_conv.py, work_norm.py and
-work_attention.py have the layers of networks, work_pairwise.py sums and searches over all pairs, work_metrics.py the
-scores. Sizes and goals are in cases*.py.
+work_attention.py have the layers of networks, work_models.py whole models, work_pairwise.py sums and searches over all
+pairs, work_metrics.py the scores. Sizes and goals are in cases*.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Family:
     checked_calls = 1  # the result after this many calls is judged
     unit = ""  # of the error: relative unless said otherwise
     timed_inside = False  # the call returns its own time in seconds
+    keeps = False  # memory is what a contender keeps (weights, optimiser, plans) and the peak of a call above it
     judged_small = False  # agreement is shown on small(): the reference would take longer than the measurement
 
     def small(self) -> Family:

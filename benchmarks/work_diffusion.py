@@ -191,7 +191,8 @@ class DenoisingLoss(Family):
         def call():  # v-prediction
             arrays = (a.prediction, a.x, -a.sigma, a.alpha, a.weight, a.key)
             noisy = ops.q_sample(a.x, a.alpha, a.sigma, a.key)
-            return noisy, ops.denoising_loss(*arrays), ops.denoising_loss_bwd(g, *arrays)
+            loss, residual = ops.denoising_loss.all(*arrays)
+            return noisy, loss, ops.denoising_loss_bwd(g, a.weight, residual)
 
         return call
 

@@ -76,8 +76,8 @@ def test_rows_and_vectors_of_any_length(n, dtype):
     image, scale = exact(2, n, dtype=dtype), exact(2, dtype=dtype)
     ops.q_sample(image, scale, scale, KEY)
     ops.add_noise(image, image, scale, scale)
-    ops.denoising_loss(image, image, scale, scale, scale, KEY)
-    ops.denoising_loss_bwd(scale, image, image, scale, scale, scale, KEY)
+    ops.denoising_loss.all(image, image, scale, scale, scale, KEY)
+    ops.denoising_loss_bwd(scale, scale, image)
     keys, coef = np.array([[1, 2], [3, 4]], np.uint64), np.linspace(-1, 1, 13)
     for attrs in (dict(clip=1.0), dict(threshold=0.7, threshold_max=2.0), dict(rescale=0.5)):
         ops.sampler_step.all(image, image, image, image, None, image, None, keys, coef, **attrs)

@@ -101,3 +101,10 @@ def test_what_is_wrong_is_named():
         watch.measure(normals(4, 2, 0))
     with pytest.raises(ValueError, match=r"modes_found: samples \(n, d\) and centres \(m, d\), got shapes"):
         modes_found(normals(4, 2, 0), normals(4, 3, 0), 0.1)
+
+
+def test_data_in_clusters_are_no_reason_to_warn():
+    """A generator begins more diverse than clustered data are: only what falls below the data's own counts."""
+    fallen = [{"recall": 1.0, "diversity": d} for d in (6.4, 2.8, 1.3, 0.9, 0.8)]
+    assert collapse_warning(fallen) is None
+    assert "mode collapse" in str(collapse_warning([*fallen, *fallen[:1], *[{"recall": 1.0, "diversity": 0.4}] * 2]))

@@ -2,7 +2,8 @@
 
 Seen to fail: with power iteration differentiated, at work without training=True, or its buffers handed out uncopied;
 with consecutive samples grouped, without the constant under the root; with labels unchecked, a block that does not
-begin as the identity, an image uncropped; with the generator of a discriminator's step traced.
+begin as the identity, an image uncropped; with a residual generator that begins as a linear map of z onto 2 x 2 pixels;
+with the generator of a discriminator's step traced.
 """
 
 from __future__ import annotations
@@ -66,6 +67,14 @@ def test_a_sample_does_not_depend_on_its_batch(name):
     for i in range(4):
         np.testing.assert_array_equal(generator(z[i : i + 1], LABELS[i : i + 1])[0], x[i])
     np.testing.assert_allclose(discriminator(x, LABELS)[:1], discriminator(x[:1], LABELS[:1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("G, size", [(G, size) for G, _, size in PAIRS.values()], ids=PAIRS)
+def test_samples_begin_in_more_than_a_few_dimensions(G, size):
+    size = {"hidden": (32, 32)} if "hidden" in size else {"width": 8}
+    x = G(16, (8, 8, 1), Stream(3), **size)(normals(512, 16)).reshape(512, 64)
+    variances = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2
+    assert variances.sum() ** 2 / (variances**2).sum() > 6
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -3,7 +3,8 @@
 Seen to fail: with the noise of a vector taken from its neighbour, with h2 and h3 exchanged, with the clip after the
 history instead of before, with sigma's derivative lacking z, with noise of
 number 0 always, with h3 and h4 exchanged, with what is kept not scaled, with the quantile a rank off, with one
-deviation for all samples, with half the slope of the loss.
+deviation for all samples, with half the slope of the loss, with the gradient of its residual lost where
+the loss has one too.
 """
 
 from __future__ import annotations
@@ -149,11 +150,13 @@ def test_denoising_loss_is_its_formula(shape, dtype) -> None:
     b_x, b_z, weight = (np.linspace(low, 1.5, n).astype(dtype) for low in (-1, 0.2, 0.5))
     column = lambda a: a.reshape(-1, 1).astype(np.longdouble)
     residual = prediction - (column(b_x) * x + column(b_z) * random.normal(key, shape, dtype))
-    loss = ops.denoising_loss(prediction, x, b_x, b_z, weight, key)
+    loss, kept = ops.denoising_loss.all(prediction, x, b_x, b_z, weight, key)
+    np.testing.assert_array_equal(ops.denoising_loss(prediction, x, b_x, b_z, weight, key), loss)
     rtol = 1e-5 if dtype == "float32" else 1e-13
     np.testing.assert_allclose(loss, weight * (residual**2).mean(1), rtol=rtol)
     g = np.linspace(-1, 2, n).astype(dtype)
-    slope = ops.denoising_loss_bwd(g, prediction, x, b_x, b_z, weight, key)
+    np.testing.assert_allclose(kept, residual, rtol=0, atol=rtol)
+    slope = ops.denoising_loss_bwd(g, weight, kept)
     np.testing.assert_allclose(slope, column(g * weight) * 2 / shape[1] * residual, rtol=0, atol=20 * rtol / shape[1])
 
 
@@ -171,6 +174,12 @@ def test_derivatives_of_the_denoising_loss() -> None:
     curved = grad(lambda p: ops.sum(ops.square(grad(lambda q: total(q, *point[1:]))(p))))(point[0])
     slope, scale = grad(lambda p: total(p, *point[1:]))(point[0]), 2 * point[4][:, None] / 6
     np.testing.assert_allclose(curved, 2 * slope * scale, rtol=1e-12)
+
+    def both(p):                                       # the loss and its residual are used, each with a gradient
+        value, pull = vjp(lambda q: total(q, *point[1:]), p)
+        return ops.add(value, ops.sum(ops.square(pull(np.float64(1.0))[0])))
+
+    np.testing.assert_allclose(grad(both)(point[0]), slope + 2 * slope * scale, rtol=1e-12)
 
 
 SHAPES = [(1,), (50000, 1), (30001, 2), (7, 3), (5, 16384), (3, 17, 19), (64, 3, 8, 8), (2, 70001)]

@@ -119,12 +119,11 @@ KERNEL(add_noise) {
 // ---- the loss of denoising ----
 
 KERNEL(denoising_loss_bwd) {
-  const T *prediction = in<T>(c, 1), *x = in<T>(c, 2), *of[4] = {in<T>(c, 3), in<T>(c, 4), in<T>(c, 0), in<T>(c, 5)};
+  const T *residual = in<T>(c, 2), *of[2] = {in<T>(c, 0), in<T>(c, 1)};
   T* y = out<T>(c);
-  const T per_element = T(2.0 / double(size(c.in[1]) / (c.in[1].shape[0] ? c.in[1].shape[0] : 1)));
-  each_element<T, 4>(c, of, in<uint64_t>(c, 6), c.in[1], [=](int64_t e, int64_t m, const vec<T>(&k)[4], const T* z) {
-    const vec<T> target = fma(k[0], read(x + e, m), k[1] * read(z, m));
-    write(y + e, k[2] * k[3] * per_element * (read(prediction + e, m) - target), m);
+  const T per_element = T(2.0 / double(size(c.in[2]) / (c.in[2].shape[0] ? c.in[2].shape[0] : 1)));
+  each_element<T, 2>(c, of, nullptr, c.in[2], [=](int64_t e, int64_t m, const vec<T>(&k)[2], const T*) {
+    write(y + e, k[0] * k[1] * per_element * read(residual + e, m), m);
   });
 }
 
@@ -132,13 +131,14 @@ namespace {
 
 template <class T> int64_t loss_bytes(const Call& c) { return ceil_div(size(c.in[0]), kGrain) * 2 * int64_t(sizeof(double)); }
 
-// The sum of squares over elements [begin, end) of one row, whose noise is z.
-template <class T> inline double squares(const T* prediction, const T* x, T b_x, T b_z, const T* z, int64_t n) {
+// The sum of squares over n elements of one row, whose noise is z. kept: where their residuals go, or null.
+template <class T> inline double squares(const T* prediction, const T* x, T b_x, T b_z, const T* z, int64_t n, T* kept) {
   Total<T> sum;
   for (int64_t e = 0; e < n; e += kLanes<T>) {
     const int64_t m = n - e < kLanes<T> ? n - e : kLanes<T>;
     const vec<T> target = fma(broadcast(b_x), read(x + e, m), b_z * read(z + e, m));
     vec<T> d = read(prediction + e, m) - target;
+    if (kept) write(kept + e, d, m);
     if (m < kLanes<T>) {                            // lanes beyond the row may hold 0 * inf
       T lane[kLanes<T>] = {};
       store_first(lane, d, m);
@@ -154,7 +154,7 @@ template <class T> inline double squares(const T* prediction, const T* x, T b_x,
 KERNEL_SCRATCH(denoising_loss, loss_bytes) {
   const T *prediction = in<T>(c, 0), *x = in<T>(c, 1), *b_x = in<T>(c, 2), *b_z = in<T>(c, 3), *weight = in<T>(c, 4);
   const uint64_t* key = in<uint64_t>(c, 5);
-  T* y = out<T>(c);
+  T *y = out<T>(c, 0), *residual = out<T>(c, 1);
   const int64_t n = size(c.in[0]);
   if (n == 0) return;
   const int64_t row = n / c.in[0].shape[0];
@@ -168,7 +168,7 @@ KERNEL_SCRATCH(denoising_loss, loss_bytes) {
       fill_normals(key, first, stop - first, z);
       for (int64_t e = first; e < stop;) {
         const int64_t i = e / row, row_end = (i + 1) * row, to = row_end < stop ? row_end : stop;
-        sum += squares(prediction + e, x + e, b_x[i], b_z[i], z + (e - first), to - e);
+        sum += squares(prediction + e, x + e, b_x[i], b_z[i], z + (e - first), to - e, residual ? residual + e : nullptr);
         const bool from_before = i * row < begin;
         if (to == row_end && !from_before) finish(i, sum), sum = 0;
         else if (to == row_end || to == end) rows[!from_before] = sum, sum = 0;

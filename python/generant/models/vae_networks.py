@@ -228,6 +228,10 @@ class Autoencoder(nn.Module):
         """The parameters of p(x | z, y)."""
         return self.decoder(z, codes)
 
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        """-log p(x | out), averaged over rows with their weights, a scalar."""
+        return self.likelihood.cost(ops.reshape(x, shape=(x.shape[0], *self.shape)), out, weight)
+
     def log_prob(self, x: Any, out: Any) -> Any:
         """log p(x | out), (n,), for x (n, d)."""
         return self.likelihood.log_prob(ops.reshape(x, shape=(x.shape[0], *self.shape)), out)

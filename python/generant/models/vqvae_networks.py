@@ -71,6 +71,10 @@ class CodedAutoencoder(nn.Module):
         inner = (*self.grid, self.quantiser.d) if len(self.shape) == 3 else (self.grid[0] * self.quantiser.d,)
         return self.decoder(ops.reshape(z, shape=(-1, *inner)))
 
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        """-log p(x | out), averaged over rows with their weights, a scalar."""
+        return self.likelihood.cost(ops.reshape(x, shape=(x.shape[0], *self.shape)), out, weight)
+
     def log_prob(self, x: Any, out: Any) -> Any:
         """log p(x | out), (n,)."""
         return self.likelihood.log_prob(ops.reshape(x, shape=(x.shape[0], *self.shape)), out)

@@ -28,10 +28,10 @@ NORMS = ("group", "batch", None)
 AXES = "h w c"
 
 
-def halvings(h: int, w: int) -> int:
-    """How often a network halves an image: twice at least, until its shorter side has 7 pixels or less, not below 2."""
+def halvings(h: int, w: int, *, least: int = 2) -> int:
+    """How often a network halves an image: until its shorter side has 7 pixels or less, `least` times, not below 2."""
     side, k = min(h, w), 0
-    while side >> (k + 1) > 1 and (k < 2 or -(-side >> k) > LARGEST_START):
+    while side >> (k + 1) > 1 and (k < least or -(-side >> k) > LARGEST_START):
         k += 1
     return k
 

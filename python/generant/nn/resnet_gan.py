@@ -2,14 +2,17 @@
 
 A block is x + conv(leaky(conv(x))) with its second convolution zero and its first scaled down by the root of the number
 of blocks, so that depth changes nothing at first (Zhang, Dauphin, Ma 2019, "Fixup"). Sizes change between stages by
-linear interpolation and by averages over 2 x 2, never by strided convolutions. Their grouped bottleneck blocks are left
-out: at the widths of small images two full 3 x 3 convolutions are cheaper.
+linear interpolation and by averages over 2 x 2, never by strided convolutions. Two things differ from theirs. Blocks
+are two full 3 x 3 convolutions in place of grouped bottlenecks, which are slower at the widths of small images. And z
+enters through a full linear layer and a rectifier, onto 4 pixels at least: from their product of a learned image and a
+linear map, blocks that begin as the identity lead to samples of a few dimensions.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from .. import ops
@@ -44,15 +47,16 @@ class FixupBlock(Module):
 
 def _stages(h: int, w: int, width: int) -> tuple[tuple[int, int], list[int]]:
     """(size of the smallest image, channels from the largest image to it)."""
-    k = halvings(h, w)
+    k = halvings(h, w, least=0)
     return start(h, w, k), [width * min(1 << i, MOST) for i in range(k + 1)]
 
 
 class ResNetGenerator(Module):
-    """Images from z: a learned small image times a linear map of z, then stages of residual blocks of doubling size.
+    """Images from z: a linear layer to a small image, then stages of residual blocks of doubling size.
 
     z (n, latent_dim), labels (n,) int64 if classes > 0. Returns (n, h, w, c) for shape (h, w, c). The largest stage has
-    `width` channels, each smaller one twice as many, 8 width at most; `blocks` per stage.
+    `width` channels, each smaller one twice as many, 8 width at most; `blocks` per stage. out_activation as in
+    DCGANGenerator.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class ResNetGenerator(Module):
         width: int = 32,
         classes: int = 0,
         blocks: int = 1,
+        out_activation: str | None = None,
     ) -> None:
         network = "ResNetGenerator"
         check_sizes(network, shape, AXES, latent_dim=latent_dim, width=width, classes=classes, blocks=blocks)
@@ -71,22 +76,24 @@ class ResNetGenerator(Module):
         size, channels = _stages(shape[0], shape[1], width)
         channels, depth = channels[::-1], len(channels) * blocks
         self.latent = ConditionedLatent(latent_dim, stream, classes=classes, network=network)
-        self.basis = init.normal((1, *size, channels[0]), stream)
-        self.enter = Linear(self.latent.width, channels[0], stream)
+        self.start, self.out_activation = (*size, channels[0]), out_activation
+        self.enter = Linear(
+            self.latent.width, prod(self.start), stream, activation="leaky_relu", gain=LEAKY_GAIN
+        )
         self.narrow = [Conv2d(c, o, stream, kernel=1) for c, o in itertools.pairwise(channels)]
         self.stages = [[FixupBlock(o, stream, depth=depth) for _ in range(blocks)] for o in channels]
         self.out = Conv2d(channels[-1], self.shape[2], stream)
 
     def __call__(self, z: Any, labels: Any = None, *, training: bool = False) -> Any:
-        h = self.enter(self.latent(z, labels))
-        h = ops.mul(self.basis, ops.reshape(h, shape=(h.shape[0], 1, 1, h.shape[1])))
+        h = ops.reshape(self.enter(self.latent(z, labels)), shape=(z.shape[0], *self.start))
         for i, stage in enumerate(self.stages):
             if i:
                 h = self.narrow[i - 1](h)  # before the interpolation: they commute, and it is a quarter of the work
                 h = ops.resize(h, size=(2 * h.shape[1], 2 * h.shape[2]), mode="bilinear")
             for block in stage:
                 h = block(h)
-        return cropped(self.out(h), *self.shape[:2])
+        x = cropped(self.out(h), *self.shape[:2])
+        return x if self.out_activation is None else getattr(ops, self.out_activation)(x)
 
 
 class ResNetDiscriminator(Module):

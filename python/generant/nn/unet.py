@@ -14,7 +14,7 @@ from .conv import Conv2d, Downsample, Upsample
 from .embedding import Embedding, FourierFeatures, SinusoidalFeatures
 from .linear import Linear
 from .module import Module
-from .residual import AttentionBlock, ResBlock, norm_conv, norm_of
+from .residual import AttentionBlock, ResBlock, norm_of
 
 __all__ = ["Condition", "UNet2D"]
 
@@ -152,4 +152,4 @@ class UNet2D(Module):
             saved = skips.pop()
             for stage in stages:
                 h = stage(ops.concat(h, saved.pop()), embedding)
-        return norm_conv(self.norm, self.leave, h)
+        return self.leave(self.norm(h))

@@ -134,48 +134,48 @@ def _quantile(a, probability):
     return a[:, low] + a.dtype.type(at - low) * (a[:, high] - a[:, low])
 
 
-@op("prediction: n ..., x: n ..., b_x: n, b_z: n, weight: n, key: 2 uint64 -> n", sizes=SIZES)
+@op("prediction: n ..., x: n ..., b_x: n, b_z: n, weight: n, key: 2 uint64 -> n, n ...", caches=1, sizes=SIZES)
 def denoising_loss(prediction, x, b_x, b_z, weight, key):
     """weight_i mean((prediction_i - (b_x_i x_i + b_z_i z_i))^2) of every sample, z the noise of q_sample under this
     key.
 
     prediction: n ..., what the network said of x noised; x: n ..., clean data; b_x, b_z: n, the target as a combination
     of data and noise (epsilon: 0, 1; v: -sigma, alpha; flow: -1, 1; denoised: 1, 0); weight: n; key: 2 uint64. Returns
-    n. Neither noise nor target is written to memory. Differentiable in everything but the key.
+    n, and as its cache the residual prediction - target, n ..., so that a gradient does not make the noise again
+    (`denoising_loss.all` returns both). Neither noise nor target is written to memory. Differentiable in everything
+    but the key.
     """
-    return arithmetic.mul(weight, _row_means(activation.square(_residual(prediction, x, b_x, b_z, key))))
+    residual = prediction - q_sample.definition(x, b_x, b_z, key)
+    return weight * (residual * residual).mean(tuple(range(1, x.ndim)), dtype=x.dtype), residual
 
 
-@op("g: n, prediction: n ..., x: n ..., b_x: n, b_z: n, weight: n, key: 2 uint64 -> n ...", sizes=SIZES, composite=True)
-def denoising_loss_bwd(g, prediction, x, b_x, b_z, weight, key):
-    """The gradient of sum(g denoising_loss) in prediction: 2 g_i weight_i / row (prediction_i - target_i).
+@op("g: n, weight: n, residual: n ... -> n ...", sizes=SIZES, composite=True)
+def denoising_loss_bwd(g, weight, residual):
+    """The gradient of sum(g denoising_loss) in prediction: 2 g_i weight_i / row residual_i.
 
-    Shapes as there, g: n. Returns n ....
+    g, weight: n; residual: n ..., the cache of denoising_loss. Returns n ....
     """
     row = 1
-    for length in x.shape[1:]:
+    for length in residual.shape[1:]:
         row *= length
-    scale = layout.reshape(activation.affine(arithmetic.mul(g, weight), scale=2.0 / max(row, 1)), shape=_column(x))
-    return arithmetic.mul(scale, _residual(prediction, x, b_x, b_z, key))
-
-
-def _residual(prediction, x, b_x, b_z, key):
-    return arithmetic.sub(prediction, q_sample(x, b_x, b_z, key))
+    scale = activation.affine(arithmetic.mul(g, weight), scale=2.0 / max(row, 1))
+    return arithmetic.mul(layout.reshape(scale, shape=_column(residual)), residual)
 
 
 def _denoising_loss_rule(gys, ys, needs, prediction, x, b_x, b_z, weight, key):
-    g, = gys
-    if g is None:
-        return [None] * 6
-    slope = denoising_loss_bwd(g, prediction, x, b_x, b_z, weight, key) if any(needs[:4]) else None
+    (g, slope), residual = gys, ys[1]                  # of higher orders: a gradient of the residual, which is linear
+    if g is not None and any(needs[:4]):
+        through = denoising_loss_bwd(g, weight, residual)
+        slope = through if slope is None else arithmetic.add(slope, through)
     minus = lambda y: activation.affine(y, scale=-1.0)
     target = lambda factor: minus(_row_sums(arithmetic.mul(slope, factor)))
+    moved = [n and slope is not None for n in needs[:4]]
     return [
-        slope if needs[0] else None,
-        minus(arithmetic.mul(layout.reshape(b_x, shape=_column(x)), slope)) if needs[1] else None,
-        target(x) if needs[2] else None,
-        target(normal(key, shape=x.shape, dtype=_dtype(x))) if needs[3] else None,
-        arithmetic.mul(g, _row_means(activation.square(_residual(prediction, x, b_x, b_z, key)))) if needs[4] else None,
+        slope if moved[0] else None,
+        minus(arithmetic.mul(layout.reshape(b_x, shape=_column(x)), slope)) if moved[1] else None,
+        target(x) if moved[2] else None,
+        target(normal(key, shape=x.shape, dtype=_dtype(x))) if moved[3] else None,
+        arithmetic.mul(g, _row_means(activation.square(residual))) if needs[4] and g is not None else None,
         None,
     ]
 

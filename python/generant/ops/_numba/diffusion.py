@@ -14,11 +14,10 @@ BLOCK = 4096                                           # elements of noise at a 
 
 
 def _each_block(fill_normal, per_run):
-    """run(out, begin): blocks of noise, cut at the ends of samples; per_run(i, e, stop, z, at, arrays ..) does a
-    piece."""
+    """run(...): blocks of noise, cut at the ends of samples; per_run does a piece."""
 
     @jit
-    def run(a, b, row, c0, c1, c2, key, out):
+    def run(a, b, row, c0, c1, key, out, kept):
         z = np.empty(BLOCK, a.dtype)
         for begin in range(0, len(a), BLOCK):
             end = min(begin + BLOCK, len(a))
@@ -27,36 +26,31 @@ def _each_block(fill_normal, per_run):
             while e < end:
                 i = e // row
                 stop = min(end, (i + 1) * row)
-                per_run(a, b, z[e - begin :], c0[i], c1[i], c2[i], e, stop, out, i)
+                per_run(a, b, z[e - begin :], c0[i], c1[i], e, stop, out, i, kept)
                 e = stop
 
     return run
 
 
 @jit
-def noised(x, unused, z, a, s, unused_c, begin, end, out, i):
+def noised(x, unused, z, a, s, begin, end, out, i, kept):
     for k in range(begin, end):
         out[k] = fma(a, x[k], s * z[k - begin])
 
 
 @jit
-def squares(prediction, x, z, b_x, b_z, unused, begin, end, out, i):
+def squares(prediction, x, z, b_x, b_z, begin, end, out, i, kept):
     total = 0.0
     for k in range(begin, end):
         d = prediction[k] - fma(b_x, x[k], b_z * z[k - begin])
         total += np.float64(d * d)
+        if len(kept):
+            kept[k] = d
     out[i] += total
-
-
-@jit
-def slope(prediction, x, z, b_x, b_z, scale, begin, end, out, i):
-    for k in range(begin, end):
-        out[k] = scale * (prediction[k] - fma(b_x, x[k], b_z * z[k - begin]))
 
 
 q_sample32, q_sample64 = _each_block(fill_normal32, noised), _each_block(fill_normal64, noised)
 loss32, loss64 = _each_block(fill_normal32, squares), _each_block(fill_normal64, squares)
-slope32, slope64 = _each_block(fill_normal32, slope), _each_block(fill_normal64, slope)
 
 
 @kernel
@@ -64,7 +58,7 @@ def q_sample(x, alpha, sigma, key, out):
     if x.size:
         run = q_sample32 if x.dtype == np.float32 else q_sample64
         flat = x.reshape(-1)
-        run(flat, flat, x.size // len(x), alpha, sigma, sigma, key, out.reshape(-1))
+        run(flat, flat, x.size // len(x), alpha, sigma, key, out.reshape(-1), flat)
 
 
 @jit
@@ -84,21 +78,19 @@ def add_noise(x, noise, alpha, sigma, out):
 
 
 @kernel
-def denoising_loss(prediction, x, b_x, b_z, weight, key, out):
+def denoising_loss(prediction, x, b_x, b_z, weight, key, out, residual):
     if x.size:
-        sums, row = np.zeros(len(x)), x.size // len(x)
+        sums, row, flat = np.zeros(len(x)), x.size // len(x), x.reshape(-1)
         run = loss32 if x.dtype == np.float32 else loss64
-        run(prediction.reshape(-1), x.reshape(-1), row, b_x, b_z, b_z, key, sums)
+        kept = flat[:0] if residual is None else residual.reshape(-1)
+        run(prediction.reshape(-1), flat, row, b_x, b_z, key, sums, kept)
         out[...] = weight * (sums / row)
 
 
 @kernel
-def denoising_loss_bwd(g, prediction, x, b_x, b_z, weight, key, out):
-    if x.size:
-        row = x.size // len(x)
-        scale = g * weight * x.dtype.type(2.0 / row)
-        run = slope32 if x.dtype == np.float32 else slope64
-        run(prediction.reshape(-1), x.reshape(-1), row, b_x, b_z, scale, key, out.reshape(-1))
+def denoising_loss_bwd(g, weight, residual, out):
+    scale = g * weight * g.dtype.type(2.0 / max(residual.size // max(len(g), 1), 1))
+    np.multiply(_rows(residual), scale[:, None], out=_rows(out))
 
 
 # ---- one step of a sampler ----

@@ -170,6 +170,22 @@ def test_learns(kw, labelled):
     np.testing.assert_allclose(Z.std(0), X.std(0), rtol=0.5)
 
 
+@pytest.mark.parametrize(
+    ("kw", "loss", "score"),
+    [
+        (dict(), 5.62487, -7.68505),
+        (dict(objective="iwae", n_importance=4), 5.63918, -7.68354),
+        (dict(prior="vamp", n_components=6), 5.59075, -7.68892),
+    ],
+    ids=["elbo", "iwae", "vamp"],
+)
+def test_a_seeded_run_reaches_known_values(kw, loss, score):
+    X, y = rows()
+    model = VAE(**{**TINY, "epochs": 5, "learning_rate": 1e-2}, **kw).fit(X, y)
+    assert model.history_[-1]["loss"] == pytest.approx(loss, rel=1e-3)
+    assert model.score(X, y) == pytest.approx(score, rel=1e-3)
+
+
 def test_scores_are_densities_of_the_data():
     """exp(score) integrates to 1 over the plane."""
     X = np.random.default_rng(0).standard_normal((200, 2)) * [1.0, 3.0] + [5.0, 0.0]

@@ -129,6 +129,17 @@ def test_learns(make):
     np.testing.assert_allclose(Z.mean(0), X[y == 1].mean(0), atol=0.8)
 
 
+@pytest.mark.parametrize(
+    ("name", "loss", "prior_loss", "used"), [("vqvae", 6.33304, 4.045, 6.73908), ("fsq", 5.26945, 5.438, 8.12799)]
+)
+def test_a_seeded_run_reaches_known_values(name, loss, prior_loss, used):
+    X, y = rows()
+    last = MODELS[name](epochs=5, learning_rate=1e-2).fit(X, y).history_[-1]
+    assert last["loss"] == pytest.approx(loss, rel=1e-3) and last["perplexity"] == pytest.approx(used, rel=1e-3)
+    # keys and queries of the prior begin without a gradient, where Adam makes rounding errors into steps
+    assert last["prior_loss"] == pytest.approx(prior_loss, rel=0.02)
+
+
 @both
 def test_codes_go_both_ways(make):
     X, _ = rows()

@@ -128,7 +128,7 @@ def test_modes_are_found_and_separate():
     centres = np.array([[0.0, 0.0], [0.0, 3.0], [3.0, 0.0], [3.0, 3.0]])
     z = np.random.default_rng(0).standard_normal((1000, 2))
     X = centres[np.arange(1000) % 4] + 0.1 * z
-    model = GAN(hidden=(32, 32), random_state=0).fit(X)
+    model = GAN(hidden=(32, 32), epochs=400, random_state=0).fit(X)
     found, share = modes_found(model.sample(500, random_state=1), centres, 0.1)
     assert found == 4 and share > 0.95
     assert model.history_[-1]["recall"] > 0.6 and model.history_[-1]["diversity"] > 0.5

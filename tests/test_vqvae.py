@@ -129,6 +129,16 @@ def test_learns(make):
     np.testing.assert_allclose(Z.mean(0), X[y == 1].mean(0), atol=0.8)
 
 
+def test_the_codebook_follows_the_encoder():
+    X, _ = rows(400)
+    model = VQVAE(**{**TINY, "n_codes": 6, "code_dim": 2, "epochs": 30, "learning_rate": 1e-2}).fit(X)
+    net = model.networks_["autoencoder"]
+    z, codes = net.encode(model.scaling_.forward("", X)), model.encode(X).reshape(-1)
+    for j in range(6):
+        assert (codes == j).sum() > 12  # a hundredth of all: none is dead
+        np.testing.assert_allclose(net.quantiser.codebook()[j], z[codes == j].mean(0), atol=0.15 * z.std())
+
+
 @pytest.mark.parametrize(
     ("name", "loss", "prior_loss", "used"), [("vqvae", 6.33304, 4.045, 6.73908), ("fsq", 5.26945, 5.438, 8.12799)]
 )

@@ -18,13 +18,14 @@ from .. import nn, ops
 from ..random import Stream, permutation
 from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
-from .estimator import check_count, check_real
+from .estimator import available_if, check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, SPLIT, VALIDATION
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
 __all__ = ["VAE"]
 
+NO_CLASSIFIER = "semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule"
 OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
 
 
@@ -239,28 +240,18 @@ class VAE(DecoderModel):
 
     # ---- classes ----
 
-    def _only_semi_supervised(self, what: str) -> None:
-        if not self.semi_supervised:  # AttributeError: hasattr tells scikit-learn what a model can do
-            raise AttributeError(
-                f"{type(self).__name__}.{what}: semi_supervised is off; GenerativeClassifier(model) uses Bayes' rule"
-            )
-
-    @property
-    def predict_proba(self) -> Callable[[Any], np.ndarray]:
-        """predict_proba(X): q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
-        self._only_semi_supervised("predict_proba")
-        return self._predict_proba
-
-    @property
-    def predict(self) -> Callable[[Any], np.ndarray]:
-        """predict(X): the class to which q(y | x) of a semi-supervised model gives most, (n,)."""
-        self._only_semi_supervised("predict")
-        return lambda X: self.classes_[np.argmax(self._predict_proba(X), axis=1)]  # type: ignore[index]
-
-    def _predict_proba(self, X: Any) -> np.ndarray:
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
         self._fitted("predict_proba")
-        x = self.scaling_.forward(f"{type(self).__name__}.predict_proba", X)
-        return np.asarray(ops.softmax(self._net.class_logits(x)))
+        where = f"{type(self).__name__}.predict_proba"
+        return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
+
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
+    def predict(self, X: Any) -> np.ndarray:
+        """The class to which q(y | x) gives most, (n,)."""
+        proba = self.predict_proba(X)
+        return self.classes_[np.argmax(proba, axis=1)]  # type: ignore[index]
 
     # ---- latents ----
 

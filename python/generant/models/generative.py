@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import io, nn, ops, optim
 from ..random import Stream, seed_from, split
-from .estimator import Estimator, NotFittedError, check_count, check_data, check_labels, check_real
+from .estimator import Estimator, check_count, check_data, check_labels, check_real, not_fitted
 from .scaling import Scaling
 from .training import Training
 
@@ -146,7 +146,9 @@ class GenerativeModel(Estimator):
             if weight.shape != (len(X),):
                 raise ValueError(f"{where}: sample_weight must have shape ({len(X)},), got {weight.shape}")
             if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all 0")
+                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all zero")
+            used = weight > 0  # the others have no influence, be it on the scaling
+            X, labels, weight = X[used], None if labels is None else labels[used], weight[used]
             weight = weight / weight.mean()
         return X, labels, weight.astype(np.float32)
 
@@ -192,20 +194,27 @@ class GenerativeModel(Estimator):
     def fit(self: Self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: Any = None) -> Self:
         """Fit to rows or images X (n, ...) and, if given, one class label per row, y (n,).
 
-        sample_weight (n,): how much each row counts. resume: a file that `checkpoint` wrote in a run with the same
-        parameters and data; training goes on from there and ends with the same bits as without the interruption.
-        Raises DivergedError if the loss stops being finite. In that case, and when interrupted, the model keeps the
-        last good weights and can sample and save.
+        sample_weight (n,): how much each row counts; 0 leaves it out. resume: a file that `checkpoint` wrote in a run
+        with the same parameters and data; training goes on from there and ends with the same bits as without the
+        interruption. Raises DivergedError if the loss stops being finite. In that case, and when interrupted, the model
+        keeps the last good weights and can sample and save.
         """
         where = f"{type(self).__name__}.fit"
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
-        if not (self.warm_start and hasattr(self, "networks_")):
-            self._begin(X, labels)
-        training = self._continued()
-        x = self.scaling_.forward(where, X)
-        codes = self._training_codes(where, labels, len(x))
-        training.run(x, codes, weight, epochs=self.epochs, resume=resume)
+        before = dict(vars(self))
+        try:
+            if not (self.warm_start and hasattr(self, "networks_")):
+                self._begin(X, labels)
+            training = self._continued()
+            x = self.scaling_.forward(where, X)
+            codes = self._training_codes(where, labels, len(x))
+            training.run(x, codes, weight, epochs=self.epochs, resume=resume)
+        except BaseException:
+            if not hasattr(self, "networks_"):  # refused before the first step: what was fitted earlier stays
+                vars(self).clear()
+                vars(self).update(before)
+            raise
         return self
 
     def partial_fit(
@@ -252,8 +261,7 @@ class GenerativeModel(Estimator):
 
     def _fitted(self, what: str) -> None:
         if not hasattr(self, "networks_"):
-            name = type(self).__name__
-            raise NotFittedError(f"{name}.{what}: the model is not fitted yet; call fit first")
+            raise not_fitted(f"{type(self).__name__}.{what}")
 
     def _codes(self, n: int, y: Any, seed: int) -> np.ndarray | None:
         """The class number of each sample to draw: y's, or drawn as often as in training."""

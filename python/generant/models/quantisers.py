@@ -26,8 +26,8 @@ def quantise(quantiser: Any, z: Any) -> tuple[Any, Any, Any]:
     z = quantiser.bound(z)
     codebook = quantiser.codebook()
     codes = ops.nearest(ops.stop_gradient(z), codebook)[1]
-    step = ops.sub(ops.gather(codebook, codes), ops.stop_gradient(z))
-    return ops.add(z, ops.stop_gradient(step)), z, codes
+    step = ops.sub(ops.gather(codebook, codes), ops.stop_gradient(z))  # codebooks are Buffers: it has no gradient
+    return ops.add(z, step), z, codes
 
 
 def _counted(z: Any, codes: Any, m: int) -> Any:

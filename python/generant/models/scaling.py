@@ -78,8 +78,8 @@ class Scaling:
         X = check_data(where, X)
         if X.shape[1:] != self.shape:
             raise ValueError(
-                f"{where}: X has {math.prod(X.shape[1:])} features, but the model was fitted with {self.size} features "
-                f"(X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
+                f"{where}: X has {math.prod(X.shape[1:])} features, but {where.split('.')[0]} is expecting {self.size} "
+                f"features as input (X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
             )
         rows = X.reshape(len(X), -1)
         if self.levels:

@@ -54,7 +54,8 @@ class Training:
     ) -> None:
         """Train for so many epochs on x (n, d); sets the model's networks_, history_ and n_iter_ whatever ends it."""
         model, self.constant = self.model, constant
-        self.data = checkpoint.fingerprint(x, codes, weight) if resume or model.checkpoint else ""
+        about = (*model.scaling_.arrays().values(), np.array(model.scaling_.scale), model.classes_)
+        self.data = checkpoint.fingerprint(x, codes, weight, *about) if resume or model.checkpoint else ""
         self.first, self.first_epoch = self.done, self.epoch
         self.losses: list[list[float]] = []  # of the epoch under way
         self.best: dict[str, np.ndarray] = {}

@@ -18,13 +18,14 @@ from .. import nn, ops
 from ..random import Stream, permutation
 from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
-from .estimator import check_count, check_real
+from .estimator import available_if, check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, SPLIT, VALIDATION
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
 __all__ = ["VAE"]
 
+NO_CLASSIFIER = "semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule"
 OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
 
 
@@ -239,14 +240,14 @@ class VAE(DecoderModel):
 
     # ---- classes ----
 
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
     def predict_proba(self, X: Any) -> np.ndarray:
         """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
         self._fitted("predict_proba")
         where = f"{type(self).__name__}.predict_proba"
-        if not self.semi_supervised:
-            raise ValueError(f"{where}: semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule")
         return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
 
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
     def predict(self, X: Any) -> np.ndarray:
         """The class to which q(y | x) gives most, (n,)."""
         proba = self.predict_proba(X)

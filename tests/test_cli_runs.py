@@ -186,9 +186,11 @@ def test_what_fit_refuses(folder, tmp_path, capsys):
     refused(capsys, [*start, folder / "rows.npy", "--seed", "-1"], "--seed must lie in")
     refused(capsys, [*start, folder / "rows.npy", "--resume"], "checkpoint.safetensors does not exist")
     assert not (tmp_path / "run").exists()
-    before = (folder / "vae" / "model.safetensors").read_bytes()
-    refused(capsys, ["fit", "vae", "--data", folder / "rows.npy", "--out", folder / "vae"], "is there already")
-    assert (folder / "vae" / "model.safetensors").read_bytes() == before
+    before = {path: path.read_bytes() for path in (folder / "vae").iterdir()}
+    again = ["fit", "vae", "--data", folder / "rows.npy", "--out", folder / "vae"]
+    refused(capsys, again, "is there already")
+    refused(capsys, [*again, "--resume", "--quiet"], "checkpoint.safetensors was written with")
+    assert before == {path: path.read_bytes() for path in (folder / "vae").iterdir()}
     with pytest.raises(SystemExit):
         main(["fit", "transformer", "--data", "digits", "--out", str(tmp_path)])
 
@@ -362,6 +364,7 @@ def test_evaluate_takes_a_run(folder, tmp_path, capsys):
     refused(capsys, [*start, "--data", "digits"], "--data is for a run that stands alone")
     refused(capsys, [*start, "--samples", "0"], "--samples must be at least 1")
     refused(capsys, ["evaluate", folder / "points"], "held nothing out")
+    refused(capsys, ["evaluate", run, tmp_path / "real.npy"], "is a run of generant fit, which can stand for FAKE")
     refused(capsys, ["evaluate", folder / "rows.npy", run], "rows differ in length: 2 of", "36 of")
 
 

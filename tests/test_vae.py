@@ -1,5 +1,9 @@
 """VAE: bounds against a model whose likelihood is known, what training changes, what sampling depends on, files.
 
+Seen to fail: with the mean of the log weights for IWAE's loss; with a sum for a mean in the importance-sampled score;
+without logvar in log q; with a weight of the divergence that begins at 0; with free bits that cost nothing; with one
+key for all rows, or keys by place, in samples and in scores; with bins a level too wide; without the change of unit;
+with components of the prior that are too narrow, or one of them only; with unknown labels taken for the first class.
 """
 
 from __future__ import annotations
@@ -385,5 +389,6 @@ def test_labels_where_they_are_needed():
         model.inverse_transform(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="without labels"):
         VAE(**TINY).fit(X).reconstruct(X, y)
+    assert not hasattr(model, "predict")
     with pytest.raises(AttributeError, match="semi_supervised is off"):
-        model.predict(X)
+        model.predict_proba(X)

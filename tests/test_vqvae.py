@@ -1,4 +1,9 @@
-"""VQVAE and FSQ: quantisers against their formulas, codes both ways, what the prior draws, files."""
+"""VQVAE and FSQ: quantisers against their formulas, codes both ways, what the prior draws, files.
+
+Seen to fail: with the digits of a grid in the other order, or even levels without their half step; with a quantiser or
+an encoder that stops the gradient; with dead codes left as they are; with a codebook that does not move; with a prior
+that sees later codes, draws all positions with one number, or is not told the class; with a negative commitment.
+"""
 
 from __future__ import annotations
 

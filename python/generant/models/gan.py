@@ -145,6 +145,8 @@ class GAN(GeneratorModel):
         for number in ("gamma", "lambda_gp", "discriminator_learning_rate", "gamma_final"):
             if getattr(self, number) is not None:
                 check_real("GAN", number, getattr(self, number), 0, math.inf)
+        if self.gamma_final == 0:
+            raise ValueError("GAN: gamma_final must be positive, got 0; gamma=0 is without a penalty")
 
     def _networks(self, stream: Stream) -> dict[str, Any]:
         made = {"generator": self._generator(stream)}
@@ -182,8 +184,8 @@ class GAN(GeneratorModel):
         training, first, last = self._training, self._gamma, self.gamma_final
         if last is None:
             last = first * (0.1 if self._images else 0.002)
-        if not first or not last or training.constant:
-            return min(first, last)
+        if not first or training.constant:
+            return last if first else 0.0
         done = min(1.0, (step - training.first) / max(1.0, ANNEALED * training.total))
         return last * (first / last) ** (0.5 * (1 + math.cos(math.pi * done)))
 

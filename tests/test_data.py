@@ -230,8 +230,17 @@ def test_bad_paths_are_refused(tmp_path, monkeypatch):
         whole = (tmp_path / name).read_bytes()
         for part in (b"", whole[: len(whole) // 2], b"something else"):
             (tmp_path / name).write_bytes(part)
-            with pytest.raises(ValueError, match=name):
+            with pytest.raises(ValueError, match=f"{name} is not a readable"):
                 load(name)
+    for nothing in (None, "", 3):
+        with pytest.raises(TypeError, match="load: wanted the name of a data set or a path, got"):
+            load(nothing)
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    (tmp_path / "a.npy").rename(tmp_path / "A.NPY")
+    np.testing.assert_array_equal(load(tmp_path / "A.NPY").x, X)
 
 
 # ---- folders of images ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_count", "check_data", "check_labels", "check_real"]
+__all__ = ["check_count", "check_counts", "check_data", "check_labels", "check_real"]
 
 
 def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
@@ -24,6 +24,12 @@ def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
     if count < at_least:
         raise ValueError(f"{where}: {name} must be at least {at_least}, got {count}")
     return count
+
+
+def check_counts(where: str, **counts: Any) -> None:
+    """`check_count` of sizes that must be at least 1."""
+    for name, value in counts.items():
+        check_count(where, name, value)
 
 
 def check_real(where: str, name: str, value: Any, low: float, high: float) -> float:

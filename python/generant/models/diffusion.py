@@ -340,12 +340,12 @@ class Diffusion(DensityModel):
             raise TypeError("Diffusion.score_samples: of latents is no likelihood of X; leave the autoencoder away")
         if self.classes_ is None or y is not None or self.scaling_.size <= diffusion_score.EXACT:
             return super().score_samples(X, y)
-        joint = self.class_scores(X) + np.log(self.priors_)
+        joint = self.class_scores(X) + self._log_priors
         best = joint.argmax(axis=1)
         top = joint.max(axis=1)
         posterior = top - diffusion_score.logsumexp(joint)
         nats = self._score(self.scaling_.forward("Diffusion.score_samples", X), best.astype(np.int64))
-        return nats + self._log_density() + np.log(self.priors_)[best] - posterior
+        return nats + self._log_density() + self._log_priors[best] - posterior
 
     def bits_per_dim(self, X: Any, y: Any = None) -> np.ndarray:
         """-log2 p(x) per number of X, (n,). Integers are dequantised first: uniform noise on [-1/2, 1/2) is added, and

@@ -174,10 +174,14 @@ class GenerativeModel(Estimator):
         self.classes_ = None
         if labels is not None:
             self.classes_ = np.unique(labels if classes is None else check_labels("partial_fit", classes, len(classes)))
-            counts = np.array([np.sum(labels == c) for c in self.classes_], np.float64)
-            self.priors_ = counts / counts.sum()
+            self._count(np.array([np.sum(labels == c) for c in self.classes_]))
         self.history_: list[dict[str, Any]] = []
         self.n_iter_ = 0
+
+    def _count(self, rows: np.ndarray) -> None:
+        """Rows of each class that were trained on, and the priors that follow from them."""
+        self.class_count_ = getattr(self, "class_count_", 0) + rows
+        self.priors_ = self.class_count_ / self.class_count_.sum()
 
     def _learners(self) -> dict[str, nn.Learner]:
         made = {}
@@ -223,11 +227,15 @@ class GenerativeModel(Estimator):
         where = f"{type(self).__name__}.partial_fit"
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
-        if not hasattr(self, "networks_"):
+        begun = hasattr(self, "networks_")
+        if not begun:
             self._begin(X, labels, classes)
         training = self._continued()
         x = self.scaling_.forward(where, X)
-        training.run(x, self._training_codes(where, labels, len(x)), weight, epochs=1, constant=True)
+        codes = self._training_codes(where, labels, len(x))
+        if begun and codes is not None:
+            self._count(np.bincount(codes[codes >= 0], minlength=self._n_classes))
+        training.run(x, codes, weight, epochs=1, constant=True)
         return self
 
     def _training_codes(self, where: str, labels: Any, n: int) -> np.ndarray | None:
@@ -303,7 +311,7 @@ class GenerativeModel(Estimator):
             "n_iter": self.n_iter_,
             "seed": self._seed,
             "classes": None if self.classes_ is None else self.classes_.tolist(),
-            "priors": None if self.classes_ is None else self.priors_.tolist(),
+            "class_count": None if self.classes_ is None else self.class_count_.tolist(),
             "history": [
                 {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in entry.items()
                  if k != "images_per_second"} for entry in self.history_
@@ -331,7 +339,7 @@ class GenerativeModel(Estimator):
             model.n_iter_, model._seed, model.history_ = fitted["n_iter"], fitted["seed"], fitted["history"]
             model.classes_ = None if fitted["classes"] is None else np.array(fitted["classes"])
             if model.classes_ is not None:
-                model.priors_ = np.array(fitted["priors"])
+                model._count(np.array(fitted["class_count"]))
             model._load_fitted(fitted, under("fitted."))
             networks = model._networks(Stream(0, INIT))
             for name, network in networks.items():

@@ -60,6 +60,8 @@ class Training:
         self.losses: list[list[float]] = []  # of the epoch under way
         self.best: dict[str, np.ndarray] = {}
         self.best_loss, self.waited = math.inf, 0
+        if resume:
+            self._resume(resume)  # before anything is drawn: the seed is the checkpoint's
         held: Any = None
         if model.early_stopping and not constant:
             kept, out = self._split(len(x), codes)
@@ -68,8 +70,6 @@ class Training:
         self.x, self.codes = x, codes  # what is trained on, for those who observe
         size = min(model._rows(), len(x))
         self.total = epochs * (len(x) // size)
-        if resume:
-            self._resume(resume)
         last = self.first_epoch + epochs
         bar = self._progress((self.total - (self.done - self.first)) * size)
         try:

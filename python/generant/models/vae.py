@@ -185,7 +185,7 @@ class VAE(DecoderModel):
         """What `_loss` takes."""
         if self.semi_supervised:
             onehot = (codes[:, None] == np.arange(self._n_classes)).astype(np.float32)
-            log_priors = np.log(self.priors_)[None].astype(np.float32)
+            log_priors = np.maximum(self._log_priors, -30.0)[None].astype(np.float32)  # finite: 0 times it is 0
             classes = np.tile(np.arange(self._n_classes), len(x))
             strength = np.array(self._strength, np.float32)
             return x, (codes >= 0).astype(np.float32), onehot, weight, key, beta, log_priors, classes, strength
@@ -268,4 +268,4 @@ class VAE(DecoderModel):
         if self.semi_supervised:
             return np.argmax(self._net.class_logits(x), axis=1)
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
-        return np.argmax(np.stack(scores, axis=1) + np.log(self.priors_), axis=1)
+        return np.argmax(np.stack(scores, axis=1) + self._log_priors, axis=1)

@@ -115,24 +115,43 @@ class Results:
 
 
 def show(folder: Path | None, subject: str, seed: int, what: str, x: np.ndarray) -> None:
-    """Images (n, h, w) as rows of ten, points (n, 2) as dots, on disk as pictures; nothing without a folder."""
+    """Images (n, h, w) as a picture with rows of ten; points (n, 2) of seed 0 as a file for `scatter`."""
     if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "".join(c if c.isalnum() else "_" for c in f"{subject} {what} {seed}")
+    if x.ndim == 2:
+        if seed == 0:
+            np.save(folder / f"{subject}.npy", x)
         return
     from matplotlib.figure import Figure
 
+    n, h, w = x.shape
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
-    if x.ndim == 3:
-        n, h, w = x.shape
-        axes.imshow(x.reshape(n // 10, 10, h, w).swapaxes(1, 2).reshape(n // 10 * h, 10 * w), cmap="gray_r")
-        axes.axis("off")
-    else:
-        axes.plot(*x.T, ".", markersize=2)
-        axes.set_aspect("equal")
+    axes.imshow(x.reshape(n // 10, 10, h, w).swapaxes(1, 2).reshape(n // 10 * h, 10 * w), cmap="gray_r")
+    axes.axis("off")
     axes.set_title(subject)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = "".join(c if c.isalnum() else "_" for c in f"{subject} {what} {seed}")
     figure.savefig(folder / f"{name}.png", dpi=100)
+
+
+def scatter(folder: Path, subjects: list[str]) -> None:
+    """All points that `show` kept, and real ones, in one picture: a row per distribution, a column per family."""
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(name.split(": ")[1] for name in subjects))
+    columns = ["real", *PLANE]
+    figure = Figure(figsize=(3 * len(columns), 3 * len(kinds)), layout="constrained")
+    for kind, row in zip(kinds, figure.subplots(len(kinds), len(columns), squeeze=False), strict=True):
+        for family, axes in zip(columns, row, strict=True):
+            path = folder / f"{family}: {kind}.npy"
+            axes.axis("off")
+            if family == "real" or path.exists():
+                x = sets.points(kind, sets.FRESH) if family == "real" else np.load(path)
+                axes.plot(*x.T, ".", markersize=1.5)
+                axes.set_aspect("equal")
+                axes.set_title(f"{kind}: {family}", fontsize=9)
+    figure.savefig(folder / "toys.png", dpi=100)
 
 
 def main() -> None:
@@ -170,6 +189,8 @@ def main() -> None:
             results.add(name, subject.settings, seed, found, list(subjects))
             told = "  ".join(f"{k} {v:.4g}" for k, v in found.items() if isinstance(v, float))
             print(f"{name}, seed {seed}: {told}", flush=True)
+    if args.set == "toys" and args.pictures:
+        scatter(args.pictures, list(subjects))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ import generant
 FOLDER = Path(__file__).with_name("results") / "quality"
 
 MIXTURE = {
-    "components": [1, 2, 5, 10, 15, 20, 30, 40], "covariances": ["full", "tied", "diag", "spherical"], "copies": 4,
+    "components": [1, 2, 5, 10, 15, 20, 40], "covariances": ["full", "tied", "diag", "spherical"],
+    "added_variances": [1e-6, 3e-4], "copies": 4,
 }  # fmt: skip
 NLL = {
     "model": "VAE", "architecture": "conv", "likelihood": "bernoulli", "channels": (16, 32), "hidden": (128,),
@@ -39,7 +40,8 @@ NLL = {
     "n_importance_score": 200,
 }  # fmt: skip
 PLANE: dict[str, dict[str, Any]] = {
-    "VAE": {"model": "VAE", "latent_dim": 2, "n_importance": 1, "prior": "mixture", "n_components": 64, "epochs": 300},
+    "VAE": {"model": "VAE", "latent_dim": 2, "prior": "mixture", "n_components": 64, "kl_warmup": 1500, "epochs": 200,
+            "learning_rate": 1e-2},
     "GAN": {"model": "GAN"},
     "Diffusion": {"model": "Diffusion", "width": 128, "blocks": 3},
 }

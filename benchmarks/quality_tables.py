@@ -34,8 +34,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "precision": Column("precision", ".3f"),
         "recall": Column("recall", ".3f"),
         "nearest_ratio": Column("nearest training image", ".3f"),
-        "fit_seconds": Column("fit, s", ".0f", spread=False),
-        "sample_seconds": Column("5000 samples, s", ".1f", spread=False),
+        "fit_seconds": Column("fit, CPU s", ".0f", spread=False),
+        "sample_seconds": Column("5000 samples, CPU s", ".1f", spread=False),
     },
     "mnist": {
         "svc": Column("SVC on samples", ".4f"),
@@ -44,16 +44,16 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "recall": Column("recall", ".3f"),
         "nearest_ratio": Column("nearest training image", ".3f"),
         "memorised": Column("memorised", ".2%"),
-        "fit_seconds": Column("fit, s", ".0f", spread=False),
-        "sample_seconds": Column("2000 samples, s", ".1f", spread=False),
+        "fit_seconds": Column("fit, CPU s", ".0f", spread=False),
+        "sample_seconds": Column("2000 samples, CPU s", ".1f", spread=False),
     },
     "toys": {
         "energy": Column("energy distance x 1000", ".2f", 1000),
         "energy_real": Column("of two real samples", ".2f", 1000),
         "mmd2": Column("MMD^2 x 1000", ".3f", 1000),
         "mmd2_threshold": Column("its 5 % threshold", ".3f", 1000),
-        "fit_seconds": Column("fit, s", ".0f", spread=False),
-        "sample_seconds": Column("2500 samples, s", ".2f", spread=False),
+        "fit_seconds": Column("fit, CPU s", ".0f", spread=False),
+        "sample_seconds": Column("2500 samples, CPU s", ".2f", spread=False),
     },
 }
 TEXTS = {
@@ -206,8 +206,8 @@ def measured(results: dict) -> str:
     loads = [s["load"] for s in runs]
     return (
         f"{m['cpu']}, {m['cores']} cores, generant {several('generant')}, {several('backend')} kernels, "
-        f"{several('threads')} threads,\n{several('date')}; load average {min(loads):.1f} to {max(loads):.1f}, so "
-        "seconds are upper bounds where it is above the threads."
+        f"threads: {several('threads')}, {several('date')};\nload average {min(loads):.1f} to {max(loads):.1f} and "
+        "seconds of processor time, which a busy machine lengthens a little."
     )
 
 

@@ -331,8 +331,8 @@ def test_whole_numbers_under_a_density_are_bounded(tmp_path, capsys):
     assert fit("vae", tmp_path / "x.npy", tmp_path / "density", settings=("observation_noise=True",)) == 0
     levels = ("likelihood=('categorical',4)",)
     assert fit("vae", tmp_path / "x.npy", tmp_path / "mass", settings=levels) == 0
-    found = []
-    for name, told in (("density", "lower bound of the log-likelihood of whole numbers: "), ("mass", "log-likelihood: ")):
+    found, bound = [], "lower bound of the log-likelihood of whole numbers: "
+    for name, told in (("density", bound), ("mass", "log-likelihood: ")):
         assert main(["score", str(tmp_path / name), "--data", str(tmp_path / "x.npy")]) == 0
         last = capsys.readouterr().out.splitlines()[-2:]
         assert last[0].startswith(told)

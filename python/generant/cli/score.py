@@ -3,8 +3,8 @@
   generant score runs/vae --data test.npz
   generant score runs/vae                    the part that generant fit held out
 
-Whole numbers under a density get uniform noise on [-1/2, 1/2) first, which makes the result a bound (Theis, van den Oord
-and Bethge, 2016).
+Whole numbers under a density get uniform noise on [-1/2, 1/2) first, which makes the result a bound (Theis, van den
+Oord and Bethge, 2016).
 """
 
 from __future__ import annotations

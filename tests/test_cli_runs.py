@@ -186,9 +186,11 @@ def test_what_fit_refuses(folder, tmp_path, capsys):
     refused(capsys, [*start, folder / "rows.npy", "--seed", "-1"], "--seed must lie in")
     refused(capsys, [*start, folder / "rows.npy", "--resume"], "checkpoint.safetensors does not exist")
     assert not (tmp_path / "run").exists()
-    before = (folder / "vae" / "model.safetensors").read_bytes()
-    refused(capsys, ["fit", "vae", "--data", folder / "rows.npy", "--out", folder / "vae"], "is there already")
-    assert (folder / "vae" / "model.safetensors").read_bytes() == before
+    before = {path: path.read_bytes() for path in (folder / "vae").iterdir()}
+    again = ["fit", "vae", "--data", folder / "rows.npy", "--out", folder / "vae"]
+    refused(capsys, again, "is there already")
+    refused(capsys, [*again, "--resume", "--quiet"], "checkpoint.safetensors was written with")
+    assert before == {path: path.read_bytes() for path in (folder / "vae").iterdir()}
     with pytest.raises(SystemExit):
         main(["fit", "transformer", "--data", "digits", "--out", str(tmp_path)])
 
@@ -317,10 +319,26 @@ def test_scores_are_the_models(folder, capsys):
         assert main(["score", str(folder / kind)]) == 0
         nats = models.load(folder / kind).score(held)
         out = capsys.readouterr().out
-        assert "16 samples of 36 numbers" in out and f"log-likelihood  {nats:.4f} nats per sample" in out
-        assert f"bits per dim    {-nats / 36 / math.log(2):.4f}" in out
+        assert "16 samples of 36 numbers" in out and f"log-likelihood: {nats:.4f} nats per sample" in out
+        assert f"bits per dim: {-nats / 36 / math.log(2):.4f}" in out
     assert main(["score", str(folder / "vae"), "--data", str(folder / "data.npz"), "-n", "7"]) == 0
     assert f"{models.load(folder / 'vae').score(images()[0][:7]):.4f}" in capsys.readouterr().out
+
+
+def test_whole_numbers_under_a_density_are_bounded(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 4, (400, 3))
+    np.save(tmp_path / "x.npy", x)
+    assert fit("vae", tmp_path / "x.npy", tmp_path / "density", settings=("observation_noise=True",)) == 0
+    levels = ("likelihood=('categorical',4)",)
+    assert fit("vae", tmp_path / "x.npy", tmp_path / "mass", settings=levels) == 0
+    found, bound = [], "lower bound of the log-likelihood of whole numbers: "
+    for name, told in (("density", bound), ("mass", "log-likelihood: ")):
+        assert main(["score", str(tmp_path / name), "--data", str(tmp_path / "x.npy")]) == 0
+        last = capsys.readouterr().out.splitlines()[-2:]
+        assert last[0].startswith(told)
+        found.append(float(last[1].removeprefix("bits per dim: ")))
+    assert found[0] > 2 and found[1] == pytest.approx(2, abs=0.15)  # four levels, all as likely: 2 bits
+    assert f"{models.load(tmp_path / 'mass').score(x):.4f}" in last[0]
 
 
 def test_what_score_refuses(folder, capsys):
@@ -362,6 +380,7 @@ def test_evaluate_takes_a_run(folder, tmp_path, capsys):
     refused(capsys, [*start, "--data", "digits"], "--data is for a run that stands alone")
     refused(capsys, [*start, "--samples", "0"], "--samples must be at least 1")
     refused(capsys, ["evaluate", folder / "points"], "held nothing out")
+    refused(capsys, ["evaluate", run, tmp_path / "real.npy"], "is a run of generant fit, which can stand for FAKE")
     refused(capsys, ["evaluate", folder / "rows.npy", run], "rows differ in length: 2 of", "36 of")
 
 

@@ -313,8 +313,16 @@ def test_a_mixed_table():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.standard_normal((50, 2)), rng.integers(0, 4, 50), rng.integers(0, 2, 50)])
     columns = ["gaussian", "gaussian", ("categorical", 4), "bernoulli"]
-    drawn = VAE(**TINY, likelihood=columns).fit(X).sample(30)
+    model = VAE(**TINY, likelihood=columns).fit(X)
+    drawn = model.sample(30)
     assert set(drawn[:, 2]) <= {0, 1, 2, 3} and set(drawn[:, 3]) <= {0, 1}
+    # columns of other units: the same model, another density
+    unit = np.array([1e3, 1e-3, 1, 1])
+    other = VAE(**TINY, likelihood=columns).fit(X * unit + [1e4, 0, 0, 0])
+    np.testing.assert_allclose(other.sample(30, random_state=0)[:, :2] - [1e4, 0],
+                               model.sample(30, random_state=0)[:, :2] * unit[:2], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(other.score_samples(X * unit + [1e4, 0, 0, 0]), model.score_samples(X), atol=2e-2)
+    assert np.isfinite(VAE(**TINY, likelihood="gaussian_features").fit(X).score(X))
 
 
 # ---- files and interruptions -----------------------------------------------------------------------------------------

@@ -190,6 +190,8 @@ def _drawn(model: Any, n: int, seed: int) -> np.ndarray:
 
 def _read(path: Path, key: str | None, note: Any) -> np.ndarray:
     """The array of a file, or the images of a folder. `key` is for files that hold several; FILE:NAME goes before."""
+    if runs.is_run(path):
+        raise ValueError(f"{path} is a run of generant fit, which can stand for FAKE, or alone")
     if path.is_dir():
         return _pixels(path)
     wanted = None

@@ -15,6 +15,7 @@ import argparse
 import ast
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def parse_settings(kind: Any, given: list[str]) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     from .. import io, models
 
+    if not find_spec("matplotlib"):
+        raise ImportError("the pictures of a run need matplotlib: pip install 'generant[demo]'")
     out, seed = arguments.out, runs.check_seed(arguments.seed)
     kind = getattr(models, KINDS[arguments.kind])
     settings = parse_settings(kind, arguments.set)
@@ -100,7 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data = str(Path(arguments.data).resolve()) if Path(arguments.data).exists() else arguments.data
     about = {"data": data, "held_out": arguments.held_out, "labels": y is not None, "seed": seed}
-    io.save_json(out / runs.RUN, about)
+    if not arguments.resume:
+        io.save_json(out / runs.RUN, about)
     classes = "" if y is None else f", {len(np.unique(y))} classes"
     print(f"{kind.__name__} of {len(found.x)} samples {' x '.join(map(str, found.x.shape[1:]))}{classes}", flush=True)
     begun = time.perf_counter()

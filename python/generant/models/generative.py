@@ -255,6 +255,7 @@ class GenerativeModel(Estimator):
             for name, network in getattr(self, "networks_", {}).items():
                 learners[name].load_network(network)
             self._training = Training(self, learners)
+        self._training.follow()
         return self._training
 
     def __getstate__(self) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Scaling:
         """Mean 0 and deviation 1 for each of the chosen features, (d,) bool; the others as they are."""
         rows, low, high, dtype = cls._bounds(X)
         deviation = rows.std(0)
-        scale = np.where(chosen & (deviation > 0), deviation, 1.0)
+        varies = deviation > ROUNDING * np.maximum(np.abs(low), np.abs(high))
+        scale = np.where(chosen & varies, deviation, 1.0)
         return cls(X.shape[1:], dtype, np.where(chosen, rows.mean(0), 0.0), scale, low, high)
 
     @classmethod

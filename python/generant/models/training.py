@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import optim, recording
+from .. import nn, optim, recording
 from ..data.batches import batches, stratified_split
 from ..random import Stream, fold_in, permutation
 from . import checkpoint
@@ -35,6 +35,7 @@ class Training:
         self.state = {name: learner.state for name, learner in learners.items()}
         self.names: list[str] = []  # of what a step returns
         self.step = recording.record(self._named, self.state)
+        self.params = self._params()
         self.done = model.n_iter_
         self.epoch = model.history_[-1]["epoch"] if model.history_ else 0
 
@@ -42,6 +43,25 @@ class Training:
         found = self.model._step(state, *inputs)
         self.names[:] = found
         return tuple(found.values())
+
+    def follow(self) -> None:
+        """Take over parameters that were changed after the step was recorded, as plans hold them.
+
+        ValueError where the networks would be others.
+        """
+        params = self._params()
+        if params == self.params:
+            return
+        for name, fresh in self.model._networks(Stream(self.model._seed)).items():
+            shapes = [{path: a.shape for path, a in nn.state(n).items()} for n in (self.learners[name].module, fresh)]
+            for path in shapes[0] | shapes[1]:
+                was, now = (s.get(path) for s in shapes)
+                if was != now:
+                    raise ValueError(
+                        f"{type(self.model).__name__}: training goes on with the fitted networks, but with changed "
+                        f"parameters {name}.{path} would have shape {now} and not {was}; call fit without warm_start"
+                    )
+        self.params, self.step = params, recording.record(self._named, self.state)
 
     def finished(self) -> dict[str, Any]:
         """The networks as they are now, averaged where there is an average."""

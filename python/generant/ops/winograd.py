@@ -16,7 +16,7 @@ import numpy as np
 
 from . import activation as _activation
 from ._table import op
-from .conv import EPILOGUES, _border, conv2d_act, _pair
+from .conv import EPILOGUES, _border, _pair, conv2d_act
 
 __all__ = ["prepare_conv2d", "winograd_conv2d", "winograd_filter"]
 

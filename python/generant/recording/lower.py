@@ -1,8 +1,9 @@
 """From a tape to a plan: which calls are needed, and where every array lives.
 
 In this order: views become aliases; what depends on frozen arrays only is worked out now; calls whose results nobody
-reads are dropped; frozen filters are transformed; gradients are written where `pack_` would copy them; results that a caller keeps get memory of their
-own; elementwise results go over an input that is not read again; the rest goes into one arena (memory.py).
+reads are dropped; frozen filters are transformed; gradients are written where `pack_` would copy them; results that a
+caller keeps get memory of their own; elementwise results go over an input that is not read again; the rest goes into
+one arena (memory.py).
 """
 
 from __future__ import annotations

@@ -329,11 +329,27 @@ def test_mlp():
     (lambda s: nn.ResBlock(4, 4, s, resample="left"), "ResBlock: resample must be None"),
     (lambda s: nn.ResBlock(4, 4, s, d_embedding=3)(np.zeros((1, 4, 4, 4), "f")), "embedding is None, but d_embedding"),
     (lambda s: nn.ResBlock(4, 4, s)(np.zeros((1, 4, 4, 4), "f"), np.zeros((1, 3), "f")), "d_embedding was None"),
+    (lambda s: nn.Linear(0, 3, s), "Linear: d must be at least 1, got 0"),
+    (lambda s: nn.Embedding(0, 3, s), "Embedding: m must be at least 1, got 0"),
+    (lambda s: nn.GroupNorm(0), "GroupNorm: c must be at least 1, got 0"),
+    (lambda s: nn.Linear(3, 3, s, activation="zap", bias=False)(np.ones((1, 3), "f")), "Linear: activation must be"),
+    (lambda s: nn.ConvTranspose2d(3, 3, s, activation="exp")(np.ones((1, 2, 2, 3), "f")), "2d: activation must be"),
+    (lambda s: nn.Learner(nn.Linear(3, 3, s), lambda p: None, clip=0.0), "Learner: clip must be positive, got 0.0"),
+    (lambda s: nn.MlpDenoiser(3, s, width=4, blocks=1)(*np.ones((2, 2, 3), "f"), np.zeros(2, int)), "labels are given"),
+    (lambda s: nn.MlpDenoiser(3, s, width=4, blocks=1, classes=2)(*np.ones((2, 2, 3), "f")), "labels are None"),
     (lambda s: nn.init.orthogonal((3,), s), "orthogonal: shape must be that of a weight"),
 ])  # fmt: skip
 def test_what_cannot_be_made_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(Stream(0))
+
+
+@pytest.mark.once
+def test_sizes_are_whole_numbers():
+    with pytest.raises(TypeError, match=r"Linear: o must be an integer, got float 2\.5"):
+        nn.Linear(3, 2.5, Stream(0))
+    with pytest.raises(TypeError, match="Learner: optimiser must be a function"):
+        nn.Learner(nn.Linear(3, 3, Stream(0)), None)
 
 
 # ---- summary --------------------------------------------------------------------------------------------------------

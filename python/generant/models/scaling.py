@@ -14,6 +14,8 @@ from .estimator import check_data
 
 __all__ = ["Scaling"]
 
+ROUNDING = 1e-13  # relative: data whose features vary less are taken to be constant
+
 
 class Scaling:
     """x -> (x - offset) / scale, float32 and flat (n, d), for X (n, *shape).
@@ -40,10 +42,15 @@ class Scaling:
 
     @classmethod
     def standard(cls, X: np.ndarray, rms: float = 1.0) -> Scaling:
-        """Mean 0 for every feature, root mean square `rms` over all of them."""
+        """Mean 0 for every feature, root mean square `rms` over all of them; the scale of constant data is 1."""
         rows, low, high, dtype = cls._bounds(X)
         mean = rows.mean(0)
-        scale = float(np.sqrt(np.mean((rows - mean) ** 2)) / rms) or 1.0
+        away = rows - mean
+        largest = float(np.abs(away).max())
+        if largest <= ROUNDING * np.maximum(np.abs(low), np.abs(high)).max():  # the mean of equal numbers is rounded
+            scale = 1.0
+        else:
+            scale = float(np.sqrt(np.mean((away / largest) ** 2)) * largest / rms)  # squares of large numbers overflow
         return cls(X.shape[1:], dtype, mean, scale, low, high)
 
     @classmethod
@@ -80,8 +87,8 @@ class Scaling:
         X = check_data(where, X)
         if X.shape[1:] != self.shape:
             raise ValueError(
-                f"{where}: X has {math.prod(X.shape[1:])} features, but the model was fitted with {self.size} features "
-                f"(X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
+                f"{where}: X has {math.prod(X.shape[1:])} features, but {where.split('.')[0]} is expecting {self.size} "
+                f"features as input (X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
             )
         rows = X.reshape(len(X), -1)
         if self.levels:
@@ -90,7 +97,8 @@ class Scaling:
 
     def back(self, rows: np.ndarray, *, clip: bool = False) -> np.ndarray:
         """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X."""
-        x = rows.reshape(len(rows), -1) * self.scale + self.offset + (0.5 * self.scale if self.levels else 0.0)
+        offset = self.offset + (0.5 * self.scale if self.levels else 0.0)
+        x = rows.reshape(len(rows), -1) * np.float64(self.scale) + offset
         if clip:
             np.clip(x, self.low, self.high, out=x)
         if self.dtype == np.uint8:

@@ -18,13 +18,14 @@ from .. import nn, ops
 from ..random import Stream, permutation
 from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
-from .estimator import check_count, check_real
+from .estimator import available_if, check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, SPLIT, VALIDATION
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
 __all__ = ["VAE"]
 
+NO_CLASSIFIER = "semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule"
 OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
 
 
@@ -184,7 +185,7 @@ class VAE(DecoderModel):
         """What `_loss` takes."""
         if self.semi_supervised:
             onehot = (codes[:, None] == np.arange(self._n_classes)).astype(np.float32)
-            log_priors = np.log(self.priors_)[None].astype(np.float32)
+            log_priors = np.maximum(self._log_priors, -30.0)[None].astype(np.float32)  # finite: 0 times it is 0
             classes = np.tile(np.arange(self._n_classes), len(x))
             strength = np.array(self._strength, np.float32)
             return x, (codes >= 0).astype(np.float32), onehot, weight, key, beta, log_priors, classes, strength
@@ -239,28 +240,18 @@ class VAE(DecoderModel):
 
     # ---- classes ----
 
-    def _only_semi_supervised(self, what: str) -> None:
-        if not self.semi_supervised:  # AttributeError: hasattr tells scikit-learn what a model can do
-            raise AttributeError(
-                f"{type(self).__name__}.{what}: semi_supervised is off; GenerativeClassifier(model) uses Bayes' rule"
-            )
-
-    @property
-    def predict_proba(self) -> Callable[[Any], np.ndarray]:
-        """predict_proba(X): q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
-        self._only_semi_supervised("predict_proba")
-        return self._predict_proba
-
-    @property
-    def predict(self) -> Callable[[Any], np.ndarray]:
-        """predict(X): the class to which q(y | x) of a semi-supervised model gives most, (n,)."""
-        self._only_semi_supervised("predict")
-        return lambda X: self.classes_[np.argmax(self._predict_proba(X), axis=1)]  # type: ignore[index]
-
-    def _predict_proba(self, X: Any) -> np.ndarray:
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
         self._fitted("predict_proba")
-        x = self.scaling_.forward(f"{type(self).__name__}.predict_proba", X)
-        return np.asarray(ops.softmax(self._net.class_logits(x)))
+        where = f"{type(self).__name__}.predict_proba"
+        return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
+
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
+    def predict(self, X: Any) -> np.ndarray:
+        """The class to which q(y | x) gives most, (n,)."""
+        proba = self.predict_proba(X)
+        return self.classes_[np.argmax(proba, axis=1)]  # type: ignore[index]
 
     # ---- latents ----
 
@@ -277,4 +268,4 @@ class VAE(DecoderModel):
         if self.semi_supervised:
             return np.argmax(self._net.class_logits(x), axis=1)
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
-        return np.argmax(np.stack(scores, axis=1) + np.log(self.priors_), axis=1)
+        return np.argmax(np.stack(scores, axis=1) + self._log_priors, axis=1)

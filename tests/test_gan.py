@@ -18,7 +18,6 @@ from generant import nn, ops
 from generant.models import GAN, GMMN, NotFittedError
 from generant.models.adversarial import LOSSES, non_saturating_discriminator, non_saturating_generator, r1, r2
 from generant.models.diversity import modes_found
-from generant.random import split
 
 pytestmark = pytest.mark.filterwarnings("ignore:GAN.fit. epoch:RuntimeWarning")
 
@@ -116,10 +115,22 @@ def test_gamma_falls_and_then_stays():
 
 
 def test_rows_are_drawn_as_often_as_they_weigh():
-    model, keys = GAN(**SMALL), split(np.array([1, 2], np.uint64), 2)
-    drawn = np.bincount(model._drawn_rows(np.array([0.0, 1.0, 2.5, 0.5], np.float32), keys), minlength=4)
+    model, key = GAN(**SMALL), np.array([1, 2], np.uint64)
+    drawn = np.bincount(model._order(np.array([0.0, 1.0, 2.5, 0.5], np.float32), key), minlength=4)
     assert drawn[0] == 0 and drawn.sum() == 4 and drawn[2] in (2, 3)
-    np.testing.assert_array_equal(model._drawn_rows(np.full(5, 2.0, np.float32), keys), np.arange(5))
+    np.testing.assert_array_equal(model._order(np.full(5, 2.0, np.float32), key), np.arange(5))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("kind", [GAN, GMMN])
+def test_few_rows_of_great_weight_are_in_every_batch(kind):
+    """6 of 60 rows weigh 10 times as much as the others: half of what a step sees, however small the batch."""
+    X, weight, seen = np.repeat([[1.0], [-1.0]], [6, 54], axis=0), np.repeat([9.0, 1.0], [6, 54]), []
+    model = kind(**{**(SMALL if kind is GAN else PLAIN), "batch_size": 4, "epochs": 20, "watch_every": 0})
+    inputs = model._inputs
+    model._inputs = lambda x, *rest: seen.append((x > 0).mean()) or inputs(x, *rest)
+    model.fit(X, sample_weight=weight)
+    assert np.mean(seen) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.once

@@ -191,12 +191,11 @@ class GAN(GeneratorModel):
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         times = self._n_critic
-        keys = split(self._stream(NOISE).at(step), 2 * times + 3)
-        drawn = self._drawn_rows(weight, keys[-2:])
+        keys = split(self._stream(NOISE).at(step), 2 * times + 1)
         parts = []
-        for i, at in enumerate(np.resize(drawn, (times, max(1, len(x) // times)))):
+        for i, at in enumerate(np.resize(np.arange(len(x)), (times, max(1, len(x) // times)))):
             parts += [x[at], None if codes is None else codes[at], keys[2 * i], keys[2 * i + 1]]
-        return np.array(self._gamma_at(step) / 2, np.float32), keys[-3], *parts
+        return np.array(self._gamma_at(step) / 2, np.float32), keys[-1], *parts
 
     def _discriminator_loss(self, d: Any, real: Any, fake: Any, codes: Any, half_gamma: Any, key: Any) -> tuple:
         """(what is minimised, the loss without penalties, the mean squared gradient on data and samples or 0)."""

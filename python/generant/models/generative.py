@@ -78,6 +78,10 @@ class GenerativeModel(Estimator):
         """How many rows a step takes."""
         return self.batch_size
 
+    def _order(self, weight: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Which rows an epoch goes through, (n,), before they are shuffled. weight (n,) of mean 1; key 2 uint64."""
+        return np.arange(len(weight))
+
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         """The arrays of a training step besides the state. x (b, d), codes (b,) int64 or None, weight (b,) of mean 1.
 

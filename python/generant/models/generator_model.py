@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import metrics, nn, ops
-from ..random import Stream, permutation, split
+from ..random import Stream, split
 from .diversity import Diversity, collapse_warning
 from .estimator import check_count
 from .generative import EVALUATE, VALIDATION, GenerativeModel
@@ -102,14 +102,14 @@ class GeneratorModel(GenerativeModel):
 
     # ---- training ----
 
-    def _drawn_rows(self, weight: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Which rows of a batch to take, (b,): all once if they weigh the same, otherwise as often as they weigh."""
+    def _order(self, weight: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """A loss that compares samples with a batch cannot weigh rows, so they are drawn: systematic resampling."""
         n = len(weight)
         if weight.min() == weight.max():
             return np.arange(n)
-        marks = (np.arange(n) + float(ops.uniform(keys[0], dtype="float64", shape=()))) / n  # systematic resampling
+        marks = (np.arange(n) + float(ops.uniform(key, dtype="float64", shape=()))) / n
         edges = np.cumsum(weight.astype(np.float64))
-        return np.searchsorted(edges[:-1] / edges[-1], marks, "right")[permutation(keys[1], n)]
+        return np.searchsorted(edges[:-1] / edges[-1], marks, "right")
 
     def _fake(self, generator: Any, n: int, key: Any, codes: Any) -> Any:
         """n samples of one key, as networks see them: what a step draws."""

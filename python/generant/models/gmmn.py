@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops
-from ..random import Stream, split
+from ..random import Stream
 from .estimator import check_real
 from .generative import NOISE
 from .generator_model import GeneratorModel
@@ -80,13 +80,11 @@ class GMMN(GeneratorModel):
         return {"generator": self._generator(stream)}
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
-        keys = split(self._stream(NOISE).at(step), 3)
-        at = self._drawn_rows(weight, keys[1:])
+        key = self._stream(NOISE).at(step)
         if codes is None:
-            return x[at], None, None, keys[0]
-        codes = codes[at]
+            return x, None, None, key
         marks = np.eye(self._n_classes, dtype=np.float32)[codes] * np.float32(self._distance / math.sqrt(2))
-        return x[at], codes, marks, keys[0]
+        return x, codes, marks, key
 
     @property
     def _distance(self) -> float:

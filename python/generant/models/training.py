@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import optim, recording
 from ..data.batches import batches, stratified_split
-from ..random import Stream, permutation
+from ..random import Stream, fold_in, permutation
 from . import checkpoint
 from .estimator import DivergedError
 
@@ -75,7 +75,9 @@ class Training:
         try:
             while self.epoch < last:
                 begun, already = time.perf_counter(), len(self.losses)
-                order = batches(len(x), size, Stream(model._seed, ORDER).at(self.epoch))
+                key = Stream(model._seed, ORDER).at(self.epoch)
+                rows = model._order(weight, fold_in(key, 0))
+                order = (rows[index] for index in batches(len(x), size, key))
                 for number, index in enumerate(order):
                     if number < already:  # seen before the checkpoint
                         continue

@@ -13,6 +13,7 @@ and what models do around a step.
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,15 @@ def losses_of(work: Any, a: Any, step: Any) -> Any:
     return call
 
 
+def recorded(a: Any, step: Any, state: Any, **options: Any) -> Any:
+    """Ours: the step as a plan, which the note tells of but does not keep alive."""
+    from generant import recording
+
+    found = recording.record(step, state, **options)
+    a.recorded = weakref.ref(found)
+    return found
+
+
 @dataclass(frozen=True)
 class Model(Family):
     """Weights, batches and noise, and how losses are judged. A subclass has network(), ours() and a twin."""
@@ -77,6 +87,12 @@ class Model(Family):
 
         average = None if self.decay is None else lambda p: optim.EMA(p, decay=self.decay)
         return nn.Learner(network, adam, clip=self.clip, ema=average)
+
+    def note(self, result, a):
+        if not hasattr(a, "recorded"):
+            return ""
+        plans = list(a.recorded().plans.values())
+        return "; ".join(f"plan of {plan.arena / 1e6:.3g} MB, without {plan.eager / 1e6:.3g} MB" for plan, _ in plans)
 
     def exact(self, a):
         """What the float64 twin says. Where the runner lends a folder, the first contender leaves it to the others."""
@@ -122,7 +138,7 @@ class MlpTraining(Model):
         return SimpleNamespace(x=normal(shape), target=normal(shape, 1), weights=self.weights())
 
     def ours(self, a):
-        from generant import nn, ops, recording
+        from generant import nn, ops
 
         learner = self.learner(self.network())
 
@@ -134,8 +150,8 @@ class MlpTraining(Model):
             learner.update(state, gradients)
             return (value,)
 
-        recorded = recording.record(step, learner.state)
-        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.target[k % BATCHES]))
+        plan = recorded(a, step, learner.state)
+        return losses_of(self, a, lambda k: plan(a.x[k % BATCHES], a.target[k % BATCHES]))
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ class VaeTraining(Model):
         return SimpleNamespace(x=x, noise=noise, keys=keys, weights=self.weights())
 
     def ours(self, a):
-        from generant import nn, ops, recording
+        from generant import nn, ops
 
         learner, shape = self.learner(self.network()), (self.n, self.latent)
 
@@ -183,8 +199,8 @@ class VaeTraining(Model):
             learner.update(state, gradients)
             return (value,)
 
-        recorded = recording.record(step, learner.state)
-        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.keys.at(k)))
+        plan = recorded(a, step, learner.state)
+        return losses_of(self, a, lambda k: plan(a.x[k % BATCHES], a.keys.at(k)))
 
 
 @dataclass(frozen=True)
@@ -221,7 +237,7 @@ class GanTraining(Model):
         return SimpleNamespace(x=x, noise=noise, keys=keys, weights=self.weights())
 
     def ours(self, a):
-        from generant import nn, ops, recording
+        from generant import nn, ops
         from generant.models import adversarial
 
         learners = {name: self.learner(part) for name, part in self.network().items()}
@@ -246,8 +262,8 @@ class GanTraining(Model):
             g_learner.update(state["generator"], gradients)
             return d_loss, g_loss
 
-        recorded = recording.record(step, {name: learner.state for name, learner in learners.items()})
-        return losses_of(self, a, lambda k: recorded(a.x[k % BATCHES], a.keys.at(2 * k), a.keys.at(2 * k + 1)))
+        plan = recorded(a, step, {name: learner.state for name, learner in learners.items()})
+        return losses_of(self, a, lambda k: plan(a.x[k % BATCHES], a.keys.at(2 * k), a.keys.at(2 * k + 1)))
 
 
 @dataclass(frozen=True)
@@ -294,7 +310,7 @@ class DenoiserTraining(Model):
         return SimpleNamespace(x=x, sigma=sigma, noise=noise, levels=levels, keys=keys, weights=self.weights())
 
     def ours(self, a):
-        from generant import diffusion, nn, ops, recording
+        from generant import diffusion, nn, ops
 
         learner, edm = self.learner(self.network()), diffusion.Edm()
         weight = np.ones(self.n, np.float32)
@@ -308,14 +324,14 @@ class DenoiserTraining(Model):
             learner.update(state, gradients)
             return (value,)
 
-        recorded = recording.record(step, learner.state)
+        plan = recorded(a, step, learner.state)
 
         def numbered(k):
             sigma = edm.training_sigmas(a.levels.at(k), self.n)
             in_x, in_z, b_x, b_z = (c.astype(np.float32) for c in edm.mixtures(sigma))
             c_noise = edm.scalings(sigma)[3].astype(np.float32)
             learner.prepare()
-            return recorded(a.x[k % BATCHES], a.keys.at(k), in_x, in_z, c_noise, b_x, b_z, weight)
+            return plan(a.x[k % BATCHES], a.keys.at(k), in_x, in_z, c_noise, b_x, b_z, weight)
 
         return losses_of(self, a, numbered)
 
@@ -324,15 +340,15 @@ class DenoiserTraining(Model):
 class Denoising(DenoiserTraining):
     """The network alone, once."""
 
-    tolerance, checked_calls = 1e-4, 1
+    tolerance, checked_calls = 1e-4, 3  # the first records, the second is compared with the network itself
 
     def inputs(self):
         x, c_noise = self.batches()[0], normal(self.n, 1)
         return SimpleNamespace(x=x, c_noise=c_noise, weights=self.weights())
 
-    def recorded(self):
+    def planned(self, a):
         """Ours: the network as a plan, network(x, c_noise)."""
-        from generant import nn, recording
+        from generant import nn
 
         network = self.network()
         arrays = nn.state(network)
@@ -340,10 +356,10 @@ class Denoising(DenoiserTraining):
         def call(state, x, c_noise):
             return nn.look_alike(network, {id(array): state[path] for path, array in arrays.items()})(x, c_noise)
 
-        return recording.record(call, arrays, frozen=arrays)
+        return recorded(a, call, arrays, frozen=arrays)
 
     def ours(self, a):
-        network = self.recorded()
+        network = self.planned(a)
         return lambda: network(a.x, a.c_noise)
 
     def error(self, result, a):
@@ -368,6 +384,6 @@ class Sampling(Denoising):
     def ours(self, a):
         from generant import diffusion
 
-        edm, network, plan = diffusion.Edm(), self.recorded(), diffusion.SAMPLERS["euler"](a.sigmas)
+        edm, network, plan = diffusion.Edm(), self.planned(a), diffusion.SAMPLERS["euler"](a.sigmas)
         predict = edm.predictor(lambda x, c_noise, labels: network(x, c_noise))
         return lambda: diffusion.sample(predict, a.x, plan, prediction=edm)

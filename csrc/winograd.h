@@ -26,8 +26,10 @@ struct TileGrid {
       : rows(ceil_div(p, m)), columns(ceil_div(q, m)), per_sample(rows * columns), all(n * per_sample) {}
 };
 
-// Rows of V and M: whole vectors and one more, since a multiple of 4 KiB would put all of them into a few cache sets.
-inline int64_t row_of(int64_t n) { return padded(n, kLanes<float>) + kLanes<float>; }
+// Rows of V and M are whole vectors, and one more where they would be a multiple of 512 bytes apart; their planes an odd
+// number of cache lines. Else many of them would share a few cache sets.
+inline int64_t row_of(int64_t n) { return padded(n, kLanes<float>) + (padded(n, kLanes<float>) % 128 == 0 ? kLanes<float> : 0); }
+inline int64_t plane_of(int64_t tiles, int64_t ld) { return padded(tiles * ld, 16) | 16; }
 inline int64_t panels_of(int64_t o) { return ceil_div(o, kTileCols<float>); }
 
 // ---- the filter: u[k][o / 32][c][32], k = position among N x N, zero beyond o. The same on every instruction set, so
@@ -67,39 +69,68 @@ static void transform_filter(const Call& call, const float* w, int64_t row, int6
 
 // ---- input ----------------------------------------------------------------------------------------------------------
 
-// Where the pixels of one tile lie, at channel 0; `zeros` for those in the padding.
-template <int N> struct TilePixels {
-  const float* at[N * N];
+// The size x size pixels of one tile: pixel (i, j) at row[i] + j * step[i] for j in [begin, end), zero elsewhere. A row
+// outside the image is one pixel of zeros, repeated.
+template <int size> struct Tile {
+  const float* row[size];
+  int64_t step[size], begin, end;
+  // That with its corner at (y, x) of an image of h x w.
+  Tile(const float* image, int64_t ld, int64_t pixel, int64_t h, int64_t w, int64_t y, int64_t x, const float* zeros)
+      : begin(x < 0 ? -x : 0), end(least(w - x, size)) {
+#pragma GCC unroll 6
+    for (int i = 0; i < size; ++i) {
+      const bool inside = uint64_t(y + i) < uint64_t(h);
+      row[i] = inside ? image + (y + i) * ld + x * pixel : zeros;
+      step[i] = inside ? pixel : 0;
+    }
+  }
 };
 
-// v[k * plane] for kLanes channels of one tile; `next`: the tile after it, to be fetched meanwhile.
-template <class F, bool kTail>
-static inline void transform_tile(const TilePixels<F::kN>& pixels, const TilePixels<F::kN>& next, int64_t channel,
-                                  int64_t left, float* v, int64_t plane) {
-  constexpr int N = F::kN;
+// to[k * plane] for kLanes channels of one tile; the tile beside it, which shares `shared` columns, is fetched meanwhile.
+template <int size, int N, int shared, bool kTail, class G>
+static inline void transform_vector(const Tile<size>& tile, int64_t channel, int64_t left, float* to, int64_t plane, G transform) {
   if (channel * sizeof(float) % 64 == 0) {
 #pragma GCC unroll 6
-    for (int i = 0; i < N; ++i)
+    for (int i = 0; i < size; ++i)
 #pragma GCC unroll 6
-      for (int j = F::kR - 1; j < N; ++j) __builtin_prefetch(next.at[i * N + j] + channel);
+      for (int j = shared; j < size; ++j) __builtin_prefetch(tile.row[i] + (j + size - shared) * tile.step[i] + channel);
   }
-  vf d[N], t[N * N];
+  vf d[size], t[N * size];
 #pragma GCC unroll 6
-  for (int j = 0; j < N; ++j) {
+  for (int j = 0; j < size; ++j) {
+    const bool inside = j >= tile.begin && j < tile.end;
+    if (inside) {
 #pragma GCC unroll 6
-    for (int i = 0; i < N; ++i) {
-      const float* q = pixels.at[i * N + j] + channel;
-      d[i] = kTail ? load_first(q, left) : load(q);
+      for (int i = 0; i < size; ++i) {
+        const float* q = tile.row[i] + j * tile.step[i] + channel;
+        d[i] = kTail ? load_first(q, left) : load(q);
+      }
+      transform(d, 1, t + j, size);
+    } else {
+#pragma GCC unroll 6
+      for (int i = 0; i < N; ++i) t[i * size + j] = vf{};
     }
-    F::input(d, 1, t + j, N);
   }
 #pragma GCC unroll 6
   for (int i = 0; i < N; ++i) {
     vf r[N];
-    F::input(t + i * N, 1, r, 1);
+    transform(t + i * size, 1, r, 1);
 #pragma GCC unroll 6
-    for (int j = 0; j < N; ++j) store(v + (i * N + j) * plane, r[j]);
+    for (int j = 0; j < N; ++j) store(to + (i * N + j) * plane, r[j]);
   }
+}
+
+// All channels of a tile under a pair of one-dimensional transforms; to(k): where those from k on go.
+template <int N, int shared, int size, class G, class To>
+static inline void transform_tile(const Tile<size>& tile, int64_t channels, int64_t plane, G transform, To to) {
+  constexpr int L = kLanes<float>;
+  int64_t k = 0;
+  for (; k + L <= channels; k += L) transform_vector<size, N, shared, false>(tile, k, L, to(k), plane, transform);
+  if (k < channels) transform_vector<size, N, shared, true>(tile, k, channels - k, to(k), plane, transform);
+}
+template <class F, class To>
+static inline void transform_input_tile(const Tile<F::kN>& tile, int64_t channels, int64_t plane, To to) {
+  transform_tile<F::kN, F::kR - 1>(tile, channels, plane, [](const vf* d, int sd, vf* v, int s) { F::input(d, sd, v, s); }, to);
 }
 
 // The rows of a convolution's input, activated: N rows under a row of tiles at a time, padding included.
@@ -137,33 +168,15 @@ template <class F> struct ActivatedRows {
 template <class F>
 static void transform_input(const WinogradConv& s, const WinogradSource& from, const TileGrid& grid, int64_t first,
                             int64_t end, const float* zeros, ActivatedRows<F>* activated, float* v, int64_t ld) {
-  constexpr int L = kLanes<float>, N = F::kN, M = F::kM;
-  const int64_t plane = (end - first) * ld;
-  const auto pixels_of = [&](int64_t t) {
-    const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
-    TilePixels<N> pixels;
-    if (activated) {
-      activated->fill(s, from, sample, r);
-      for (int i = 0; i < N; ++i)
-        for (int j = 0; j < N; ++j) pixels.at[i * N + j] = activated->at + (i * activated->columns + q * M + j) * s.c;
-      return pixels;
-    }
-    for (int i = 0; i < N; ++i)
-      for (int j = 0; j < N; ++j) {
-        const int64_t row = r * M - from.top + i, column = q * M - from.left + j;
-        const bool inside = row >= 0 && row < from.h && column >= 0 && column < from.w;
-        pixels.at[i * N + j] = inside ? from.x + sample * from.sample + row * from.row + column * from.pixel : zeros;
-      }
-    return pixels;
-  };
-  TilePixels<N> next = pixels_of(first);
+  constexpr int N = F::kN, M = F::kM;
+  const int64_t plane = plane_of(end - first, ld);
   for (int64_t t = first; t < end; ++t) {
-    const TilePixels<N> pixels = activated && t > first ? pixels_of(t) : next;
-    if (!activated && t + 1 < end) next = pixels_of(t + 1);
+    const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
+    if (activated) activated->fill(s, from, sample, r);
+    const Tile<N> tile = activated ? Tile<N>(activated->at, activated->columns * s.c, s.c, N, activated->columns, 0, q * M, zeros)
+        : Tile<N>(from.x + sample * from.sample, from.row, from.pixel, from.h, from.w, r * M - from.top, q * M - from.left, zeros);
     float* to = v + (t - first) * ld;
-    int64_t i = 0;
-    for (; i + L <= s.c; i += L) transform_tile<F, false>(pixels, next, i, L, to + i, plane);
-    if (i < s.c) transform_tile<F, true>(pixels, next, i, s.c - i, to + i, plane);
+    transform_input_tile<F>(tile, s.c, plane, [&](int64_t k) { return to + k; });
   }
 }
 
@@ -175,17 +188,17 @@ template <class F>
 static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m, int64_t ldm) {
   constexpr int64_t NR = kTileCols<float>, W = kFilterColumns;
   static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
-  const int64_t strips = ceil_div(tiles, kTileRows);
+  const int64_t strips = ceil_div(tiles, kTileRows), v_plane = plane_of(tiles, ld), m_plane = plane_of(tiles, ldm);
   for (int k = 0; k < F::kN * F::kN; ++k)
     for (int64_t j = j0; j < j1; ++j)
       for (int64_t source = 0; source < s.sources; ++source)
         for (int64_t c0 = 0; c0 < s.c; c0 += kWinogradDepth) {
-          const float* a = v + k * tiles * ld + source * s.c + c0;
+          const float* a = v + k * v_plane + source * s.c + c0;
           const float* u = s.source[source].u + k * padded(s.o, W) * s.c + (j * NR / W * s.c + c0) * W + j * NR % W;
           for (int64_t t = 0; t < strips; ++t) {
             const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
             micro_of<float, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
-                                       m + (k * tiles + i) * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0);
+                                       m + k * m_plane + i * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0);
           }
         }
 }
@@ -195,7 +208,7 @@ template <class F>
 static void transform_output(const WinogradConv& s, const TileGrid& grid, int64_t first, int64_t end, const float* m,
                              int64_t ldm, int64_t j0, int64_t width) {
   constexpr int L = kLanes<float>, N = F::kN, M = F::kM;
-  const int64_t plane = (end - first) * ldm;
+  const int64_t plane = plane_of(end - first, ldm);
   for (int64_t tile = first; tile < end; ++tile) {
     const int64_t sample = tile / grid.per_sample, r = tile % grid.per_sample;
     const int64_t p0 = r / grid.columns * M, q0 = r % grid.columns * M;
@@ -248,10 +261,10 @@ template <class F> struct WinogradPlan {
     splits = blocks >= workers ? 1 : least(ceil_div(workers, blocks), all);
     panels = ceil_div(all, splits);
     chunk = least(panels, 8);
-    ldv = row_of(s.sources * s.c);
+    ldv = row_of((s.sources - 1) * s.c + padded(s.c, kLanes<float>));   // the last source ends with a whole vector
     ldm = row_of(chunk * kTileCols<float>);
-    v_size = F::kN * F::kN * block * ldv;
-    m_size = F::kN * F::kN * block * ldm;
+    v_size = F::kN * F::kN * plane_of(block, ldv);
+    m_size = F::kN * F::kN * plane_of(block, ldm);
     affine_size = s.affine ? padded(3 * padded(s.c, kLanes<float>), 16) : 0;
     strip_size = s.affine ? padded(F::kN * ActivatedRows<F>::width(grid) * s.c, 16) : 0;
   }

@@ -1,6 +1,11 @@
 """Diffusion beyond the defaults: networks, objectives, guidance, latents, likelihoods, and runs that were interrupted.
 
 Likelihoods and samples are compared with closed forms of Gaussian data; a prepared loss with the plain one.
+Seen to fail: with no label hidden, with the classes of the two halves of a guided batch exchanged, without the sample
+weights, without the posterior in the score of a mixture, with noise of another mean than 0 or none on whole numbers,
+with a plan of another form, without the trace of what is linear in x, with the probes' traces added up, with the
+variational integral twice as large or without the Gaussian's share, with one noise instead of a pair, with another
+weight in it, and with other noise at every validation.
 """
 
 from __future__ import annotations
@@ -71,7 +76,6 @@ OBJECTIVES = [
     {"objective": "v", "times": "lognormal", "process": "vp", "schedule": "exponential"},
     {"objective": "epsilon", "process": "linear", "schedule": "process", "sampler": "ddpm", "n_steps": 40},
     {"objective": "denoised", "weighting": "min_snr", "process": "vp"},
-    {"objective": "v", "process": "subvp"},
     {"objective": diffusion.Objective("edm", form="flow", times="lognormal", self_conditioning=0.5)},
 ]
 
@@ -92,7 +96,7 @@ def test_any_objective_learns_two_classes(options):
 @pytest.mark.parametrize("prediction", ["score", "epsilon", "denoised"])
 @pytest.mark.parametrize("form", ["ve", "vp", "flow"])
 def test_predictions_come_in_every_form(prediction, form):
-    model = Diffusion(**TINY, width=8, blocks=1, objective=prediction, form=form).fit(*gaussians(32))
+    model = Diffusion(**TINY, width=8, blocks=1, objective=prediction, form=form, process="subvp").fit(*gaussians(32))
     assert np.isfinite(model.sample(3, random_state=0)).all()
 
 
@@ -106,23 +110,37 @@ def test_likelihoods_of_gaussians_are_the_closed_form():
     scores = model.class_scores(few)
     own = scores[np.arange(20), labels]
     assert own.mean() == pytest.approx(expected[np.arange(20), labels].mean(), abs=0.2)
-    np.testing.assert_array_equal(model.score_samples(few[:5], labels[:5]), own[:5])  # rows are alone
+    np.testing.assert_allclose(model.score_samples(few[:5], labels[:5]), own[:5], rtol=1e-4)  # rows are alone
     assert model.score(few) == pytest.approx(np.log(np.exp(expected).mean(1)).mean(), abs=0.2)
-    np.testing.assert_array_equal(model.bits_per_dim(few, labels), -own / (3 * math.log(2)))
+    np.testing.assert_allclose(model.bits_per_dim(few, labels), -own / (3 * math.log(2)), rtol=1e-6)
 
 
 def test_class_scores_of_many_features_are_a_bound_that_decides():
     y = np.arange(600) % 2
-    X = np.random.default_rng(0).standard_normal((600, 16)) + 0.8 * y[:, None]
+    X = np.random.default_rng(0).standard_normal((600, 16)) + 0.5 * y[:, None]
     model = Diffusion(width=32, blocks=1, epochs=60, batch_size=200, learning_rate=1e-2, random_state=0).fit(X, y)
     log_p = lambda mean: -0.5 * ((X[:50] - mean) ** 2).sum(1) - 8 * math.log(2 * math.pi)
-    expected, found = np.stack([log_p(0), log_p(0.8)], axis=1), model.class_scores(X[:50])
+    expected, found = np.stack([log_p(0), log_p(0.5)], axis=1), model.class_scores(X[:50])
     gaps = [scores[:, 1] - scores[:, 0] for scores in (expected, found)]
-    assert np.corrcoef(*gaps)[0, 1] > 0.98 and 0.8 < gaps[1].std() / gaps[0].std() < 1.25
+    assert np.corrcoef(*gaps)[0, 1] > 0.95 and 0.8 < gaps[1].std() / gaps[0].std() < 1.25
     assert found[np.arange(50), y[:50]].mean() == pytest.approx(expected[np.arange(50), y[:50]].mean(), abs=1.5)
-    mixed = np.log(np.exp(expected).mean(1)).mean()
-    assert model.score(X[:50]) == pytest.approx(mixed, abs=1.0)
-    np.testing.assert_array_equal(model.class_scores(X[:7]), found[:7])
+    each = np.stack([model.score_samples(X[:50], np.full(50, c)) for c in (0, 1)], axis=1)
+    assert np.abs(model.score_samples(X[:50]) - np.log(np.exp(each).mean(1))).mean() < 0.1
+    assert each[np.arange(50), y[:50]].mean() == pytest.approx(expected[np.arange(50), y[:50]].mean(), abs=1.0)
+    np.testing.assert_allclose(model.class_scores(X[:7]), found[:7], rtol=1e-4)
+
+
+def test_guidance_moves_samples_away_from_the_other_class():
+    y = np.arange(400) % 2
+    X = np.random.default_rng(0).standard_normal((400, 2)) + np.where(y[:, None], 1.0, -1.0)
+    model = Diffusion(
+        width=16, blocks=1, epochs=60, batch_size=200, learning_rate=1e-2, p_uncond=0.25, random_state=0
+    ).fit(X, y)  # fmt: skip
+    means = [model.sample(300, 1, random_state=1, guidance=w).mean() for w in (0.0, 1.0, 3.0)]
+    assert means[0] == pytest.approx(0, abs=0.4) and means[1] == pytest.approx(1, abs=0.3)
+    assert means[2] > means[1] + 0.2
+    hidden = model._inputs(np.zeros((4000, 2), np.float32), np.zeros(4000, np.int64), np.ones(4000, np.float32), 0)[1]
+    assert set(hidden) == {0, 2} and (hidden == 2).mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_many_features_take_probes_and_whole_numbers_are_dequantised():
@@ -169,6 +187,8 @@ def test_latents_are_drawn_and_decoded():
     np.testing.assert_array_equal(model.class_scores(X[:9]), plain.class_scores(2 * half[:9]))
     with pytest.raises(TypeError, match="no likelihood of X"):
         model.score_samples(X)
+    sklearn_base = pytest.importorskip("sklearn.base")
+    assert sklearn_base.clone(model).autoencoder is model.autoencoder
 
 
 def test_a_latent_model_is_saved_with_its_autoencoder(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ COMMANDS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 def test_there_are_programs_to_run():
     pages = [name.split("-")[0] for name in PROGRAMS]
-    assert pages.count("README") >= 3 and pages.count("diffusion") >= 5
+    assert pages.count("README") >= 3 and pages.count("diffusion") >= 5 and pages.count("models") >= 4
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -74,6 +74,23 @@ def test_the_table_of_samplers_is_complete():
     assert [name for name in listed if not hasattr(samplers, name)] == []
     assert page.count("<!-- lab:begin -->") == 1 and page.count("<!-- lab:end -->") == 1
 
+
+
+def test_the_table_of_models_is_true():
+    page = (ROOT / "docs" / "models.md").read_text()
+    head = re.search(r"^\| method \| (.*) \|$", page, re.MULTILINE)
+    names = head.group(1).split(" | ")
+    for line in page[head.end() :].split("\n\n")[0].splitlines()[2:]:
+        methods, *cells = line.strip("| ").split(" | ")
+        assert len(cells) == len(names), line
+        for name, cell in zip(names, cells, strict=True):
+            model = getattr(generant.models, name)
+            model = model(generant.models.VAE()) if name == "GenerativeClassifier" else model()
+            for method in re.findall(r"`(\w+)`", methods):
+                assert hasattr(model, method) == (cell == "yes"), (name, method)
+                if cell.startswith("if "):
+                    assert hasattr(model.set_params(**{cell[3:]: True}), method)
+                    model.set_params(**{cell[3:]: False})
 
 
 def test_the_benchmark_tables_have_their_place():

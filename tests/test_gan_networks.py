@@ -306,3 +306,5 @@ def test_spectral_vectors_are_saved_with_the_model():
 def test_spectral_norm_wants_a_weight():
     with pytest.raises(TypeError, match="SpectralNorm: layer must be a Linear, Conv2d or Embedding, got LayerNorm"):
         nn.SpectralNorm(nn.LayerNorm(3), Stream(0))
+    with pytest.raises(TypeError, match=r"SpectralNorm: layer must be a Linear, .*, got ConvTranspose2d"):
+        nn.SpectralNorm(nn.ConvTranspose2d(3, 4, Stream(0)), Stream(0))

@@ -69,6 +69,25 @@ def test_probabilities_add_up_to_one(p, support):
     assert np.exp(log_prob).sum() == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("spec", ["gaussian", ("gaussian", 0.3), "gaussian_features", "bernoulli", ("logistic", 4)])
+def test_cost_is_the_mean_of_what_log_prob_says(spec, rng):
+    """Value and gradients in outputs, weights and learned variances, in float64."""
+    p, x, weight = likelihood(spec, 3), rng.integers(0, 2, (6, 2, 3)).astype(np.float64), rng.random(6)
+    if isinstance(getattr(p, "logvar", None), np.ndarray):
+        p.logvar = p.logvar.astype(np.float64) - 0.7
+    out = rng.standard_normal((6, 2, p.n_outputs(3)))
+    plain = lambda p, out, w: ops.affine(ops.mean(ops.mul(p.log_prob(x, out), w)), scale=-1.0)
+    fused = lambda p, out, w: p.cost(x, out, w)
+    for at in (0, 1):
+        one = lambda f: grad(lambda a: f(p, *([a, weight], [out, a])[at]))((out, weight)[at])
+        found, want = one(fused), one(plain)
+        np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-12)
+    if nn.named_parameters(p):
+        found, want = (nn.value_and_grad(f)(p, out, weight) for f in (fused, plain))
+        assert float(found[0]) == pytest.approx(float(want[0]), rel=1e-9)
+        np.testing.assert_allclose(found[1][0], want[1][0], rtol=1e-9)
+
+
 def test_gaussian_is_its_formula(rng):
     x, mu = rng.standard_normal((2, 5, 3))
     for logvar in (np.array(0.3), np.array([-1.0, 0.5, 2.0])):

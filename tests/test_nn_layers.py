@@ -1,4 +1,10 @@
 """The layers against their definitions in NumPy, their gradients against differences, and what they begin as.
+
+Seen to fail: with the fan in of a filter without its window, without the signs in `orthogonal`, with a strided 1 x 1
+convolution as a matrix product, with the upper rows cut off after upsampling, with running statistics of momentum
+1 - m, of the biased variance or moved in every call, with heads and channels exchanged, keys as values, with a residual
+branch that is not zero at first, with the embedding or its shift left out, with the norm after the averages of "down",
+with transposed convolutions counted as plain ones.
 """
 
 from __future__ import annotations
@@ -323,11 +329,27 @@ def test_mlp():
     (lambda s: nn.ResBlock(4, 4, s, resample="left"), "ResBlock: resample must be None"),
     (lambda s: nn.ResBlock(4, 4, s, d_embedding=3)(np.zeros((1, 4, 4, 4), "f")), "embedding is None, but d_embedding"),
     (lambda s: nn.ResBlock(4, 4, s)(np.zeros((1, 4, 4, 4), "f"), np.zeros((1, 3), "f")), "d_embedding was None"),
+    (lambda s: nn.Linear(0, 3, s), "Linear: d must be at least 1, got 0"),
+    (lambda s: nn.Embedding(0, 3, s), "Embedding: m must be at least 1, got 0"),
+    (lambda s: nn.GroupNorm(0), "GroupNorm: c must be at least 1, got 0"),
+    (lambda s: nn.Linear(3, 3, s, activation="zap", bias=False)(np.ones((1, 3), "f")), "Linear: activation must be"),
+    (lambda s: nn.ConvTranspose2d(3, 3, s, activation="exp")(np.ones((1, 2, 2, 3), "f")), "2d: activation must be"),
+    (lambda s: nn.Learner(nn.Linear(3, 3, s), lambda p: None, clip=0.0), "Learner: clip must be positive, got 0.0"),
+    (lambda s: nn.MlpDenoiser(3, s, width=4, blocks=1)(*np.ones((2, 2, 3), "f"), np.zeros(2, int)), "labels are given"),
+    (lambda s: nn.MlpDenoiser(3, s, width=4, blocks=1, classes=2)(*np.ones((2, 2, 3), "f")), "labels are None"),
     (lambda s: nn.init.orthogonal((3,), s), "orthogonal: shape must be that of a weight"),
 ])  # fmt: skip
 def test_what_cannot_be_made_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(Stream(0))
+
+
+@pytest.mark.once
+def test_sizes_are_whole_numbers():
+    with pytest.raises(TypeError, match=r"Linear: o must be an integer, got float 2\.5"):
+        nn.Linear(3, 2.5, Stream(0))
+    with pytest.raises(TypeError, match="Learner: optimiser must be a function"):
+        nn.Learner(nn.Linear(3, 3, Stream(0)), None)
 
 
 # ---- summary --------------------------------------------------------------------------------------------------------
@@ -345,6 +367,14 @@ class Net(nn.Module):
         h = self.parts[1]["up"](self.parts[0](self.conv(x)))
         h = self.norm(ops.reshape(h, shape=(h.shape[0], -1, 5)), training=training)
         return self.shared(self.shared(self.attention(h, context)))
+
+
+class Half(nn.Module):
+    def __init__(self, gain, weight):
+        self.gain, self.weight = gain, weight
+
+    def __call__(self, x):
+        return ops.group_norm_conv2d(x, self.gain, self.gain, None, None, self.weight, groups=1)
 
 
 @pytest.mark.once
@@ -371,11 +401,13 @@ def test_summary_counts_products():
 
 
 @pytest.mark.once
-def test_summary_counts_the_fused_block_and_leaves_the_model_as_it_was():
-    block, x = nn.ResBlock(4, 8, Stream(0), d_embedding=3), np.zeros((1, 5, 5, 4), "f")
+def test_summary_counts_a_block_and_leaves_the_model_as_it_was():
+    block = nn.ResBlock(4, 8, Stream(0), d_embedding=3)
     before = {name: p.copy() for name, p in nn.named_parameters(block).items()}
-    found = nn.summary(block, x, np.zeros((1, 3), "f"))
+    found = nn.summary(block, np.zeros((1, 5, 5, 4), "f"), np.zeros((1, 3), "f"))
     assert found.multiply_adds == 25 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8) + 2 * 3 * 8
+    x, gain, w = np.zeros((2, 3, 3, 4), "f"), np.ones(4, "f"), np.zeros((3, 3, 4, 5), "f")
+    assert nn.summary(Half(gain, w), x).multiply_adds == 18 * 9 * 4 * 5
     for name, p in nn.named_parameters(block).items():
         np.testing.assert_array_equal(p, before[name])
     assert type(block) is nn.ResBlock

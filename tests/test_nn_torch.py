@@ -1,4 +1,7 @@
 """The layers and networks against PyTorch's, in float32: outputs, gradients, running statistics.
+
+Seen to fail: with the skips of a level taken in another order, with attention at other levels, with groups of another
+size, with heads and channels exchanged, with the shift left out, with the biased variance in the running statistics.
 """
 
 from __future__ import annotations

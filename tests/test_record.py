@@ -295,6 +295,10 @@ def test_what_cannot_be_recorded_is_refused():
         recording.record(linear, {"w": w, "row": w[1]})
     with pytest.raises(ValueError, match="contiguous, writeable"):
         recording.record(linear, {"w": w.T})
+    with pytest.raises(ValueError, match="plans must be at least 1 and check at least 0, got 0 and 1"):
+        recording.record(linear, {"w": w}, plans=0)
+    with pytest.raises(TypeError, match="step must be a function"):
+        recording.record(None, {"w": w})
     with pytest.raises(TypeError, match="a float input would be part of the plan"):
         recording.record(linear, {"w": w})(0.5)
     with pytest.raises(ValueError, match=r"ema_ changes an input or a frozen array"):

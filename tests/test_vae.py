@@ -1,5 +1,9 @@
 """VAE: bounds against a model whose likelihood is known, what training changes, what sampling depends on, files.
 
+Seen to fail: with the mean of the log weights for IWAE's loss; with a sum for a mean in the importance-sampled score;
+without logvar in log q; with a weight of the divergence that begins at 0; with free bits that cost nothing; with one
+key for all rows, or keys by place, in samples and in scores; with bins a level too wide; without the change of unit;
+with components of the prior that are too narrow, or one of them only; with unknown labels taken for the first class.
 """
 
 from __future__ import annotations
@@ -170,6 +174,22 @@ def test_learns(kw, labelled):
     np.testing.assert_allclose(Z.std(0), X.std(0), rtol=0.5)
 
 
+@pytest.mark.parametrize(
+    ("kw", "loss", "score"),
+    [
+        (dict(), 5.62487, -7.68505),
+        (dict(objective="iwae", n_importance=4), 5.63918, -7.68354),
+        (dict(prior="vamp", n_components=6), 5.59075, -7.68892),
+    ],
+    ids=["elbo", "iwae", "vamp"],
+)
+def test_a_seeded_run_reaches_known_values(kw, loss, score):
+    X, y = rows()
+    model = VAE(**{**TINY, "epochs": 5, "learning_rate": 1e-2}, **kw).fit(X, y)
+    assert model.history_[-1]["loss"] == pytest.approx(loss, rel=1e-3)
+    assert model.score(X, y) == pytest.approx(score, rel=1e-3)
+
+
 def test_scores_are_densities_of_the_data():
     """exp(score) integrates to 1 over the plane."""
     X = np.random.default_rng(0).standard_normal((200, 2)) * [1.0, 3.0] + [5.0, 0.0]
@@ -293,8 +313,16 @@ def test_a_mixed_table():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.standard_normal((50, 2)), rng.integers(0, 4, 50), rng.integers(0, 2, 50)])
     columns = ["gaussian", "gaussian", ("categorical", 4), "bernoulli"]
-    drawn = VAE(**TINY, likelihood=columns).fit(X).sample(30)
+    model = VAE(**TINY, likelihood=columns).fit(X)
+    drawn = model.sample(30)
     assert set(drawn[:, 2]) <= {0, 1, 2, 3} and set(drawn[:, 3]) <= {0, 1}
+    # columns of other units: the same model, another density
+    unit = np.array([1e3, 1e-3, 1, 1])
+    other = VAE(**TINY, likelihood=columns).fit(X * unit + [1e4, 0, 0, 0])
+    np.testing.assert_allclose(other.sample(30, random_state=0)[:, :2] - [1e4, 0],
+                               model.sample(30, random_state=0)[:, :2] * unit[:2], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(other.score_samples(X * unit + [1e4, 0, 0, 0]), model.score_samples(X), atol=2e-2)
+    assert np.isfinite(VAE(**TINY, likelihood="gaussian_features").fit(X).score(X))
 
 
 # ---- files and interruptions -----------------------------------------------------------------------------------------
@@ -369,5 +397,6 @@ def test_labels_where_they_are_needed():
         model.inverse_transform(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="without labels"):
         VAE(**TINY).fit(X).reconstruct(X, y)
-    with pytest.raises(ValueError, match="semi_supervised is off"):
-        model.predict(X)
+    assert not hasattr(model, "predict")
+    with pytest.raises(AttributeError, match="semi_supervised is off"):
+        model.predict_proba(X)

@@ -1,4 +1,8 @@
-"""The bounds of VAEs and their gradients against the same formulas written in torch, same weights and same noise."""
+"""The losses of VAEs and VQVAEs and their gradients against the same formulas in torch, same weights and same noise.
+
+Seen to fail: with exp(logvar) for exp(logvar / 2); without the entropy of q(y | x); with a quantiser that stops the
+gradient; with a commitment that pulls the codes only.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 
 from generant import nn, ops
-from generant.models import VAE
+from generant.models import VAE, VQVAE
 from generant.random import Stream
 
 torch = pytest.importorskip("torch")
@@ -56,7 +60,7 @@ class Twin:
 
 def compared(model, inputs, value):
     """Loss and gradients of the model's step beside those of value(twin), a float64 torch scalar."""
-    net = model.networks_["vae"]
+    net = model._net
     found, gradients = nn.value_and_grad(lambda n: model._loss(n, *inputs)[0])(net)
     twin = Twin(nn.named_parameters(net))
     wanted = value(twin)
@@ -152,3 +156,23 @@ def test_semi_supervised():
         return total
 
     compared(model, model._arguments(x, codes, weight, KEY, np.array(1, np.float32)), value)
+
+
+def test_vqvae():
+    """log p(x | code) + 0.25 |z - sg(code)|^2, the gradient of the code's vector passed on to z; van den Oord et al.
+    (2017), equation 3 without its middle term, which the moving averages replace."""
+    X, weight = np.random.default_rng(0).standard_normal((24, 6)), np.linspace(0.5, 1.5, 24).astype(np.float32)
+    model = VQVAE(n_codes=5, code_dim=2, positions=3, hidden=(8,), epochs=2, batch_size=12, random_state=0).fit(X)
+    x = model.scaling_.forward("", X)
+    book = torch.tensor(model._net.quantiser.codebook(), dtype=torch.float64)
+    tx, _, tw = tensors(x, np.zeros(24, np.int64), weight)
+
+    def value(twin):
+        z = twin.linear("encoder.out", F.silu(twin.linear("encoder.layers.0", tx))).reshape(72, 2)
+        code = book[torch.cdist(z.detach(), book).argmin(1)]
+        through = (z + (code - z).detach()).reshape(24, 6)
+        out = twin.linear("decoder.out", F.silu(twin.linear("decoder.layers.0", through)))
+        commitment = ((z - code) ** 2).reshape(24, 6).sum(1)
+        return (tw * (0.25 * commitment - twin.log_prob(tx, out, "gaussian"))).mean()
+
+    compared(model, (x, weight), value)

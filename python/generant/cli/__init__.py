@@ -1,5 +1,4 @@
-"""The command `generant`: demo, evaluate, info and lab. Each subcommand is a module with add_arguments(parser) and
-run(arguments)."""
+"""The command `generant`. Each subcommand is a module with add_arguments(parser) and run(arguments)."""
 
 from __future__ import annotations
 
@@ -9,11 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import demo, evaluate, info, lab
+from . import demo, evaluate, fit, info, interpolate, lab, sample, score
 
 __all__ = ["main"]
 
-COMMANDS = {"demo": demo, "evaluate": evaluate, "info": info, "lab": lab}
+COMMANDS = {
+    "fit": fit, "sample": sample, "interpolate": interpolate, "score": score, "evaluate": evaluate, "demo": demo,
+    "info": info, "lab": lab,
+}  # fmt: skip
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -37,6 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"generant {arguments.command}: error: {error}", file=sys.stderr)
         return 2

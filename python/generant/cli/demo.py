@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from . import pictures
 
 if TYPE_CHECKING:
     from ..data import Digits
@@ -88,8 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     sampled = time.perf_counter()
     scores = _scores(data, samples, labels, arguments.seed)
 
-    io.write(arguments.out / "samples.png", _grid(samples, labels))
-    io.write(arguments.out / "loss.png", _curve(model.history_))
+    shown = np.concatenate([samples[labels == label][:10] for label in range(10)]).reshape(-1, 8, 8)
+    picture = pictures.grid(shown, title="Sampled digits by class", labels=range(10), columns=10, ink=True)
+    io.write(arguments.out / "samples.png", picture)
+    io.write(arguments.out / "loss.png", pictures.curve(model.history_, ylabel="weighted denoising loss"))
     done = time.perf_counter()
     seconds = {"fit": fitted - begun, "sample": sampled - fitted, "score": done - sampled, "all": done - begun}
     report = {
@@ -215,55 +218,3 @@ def _caption(data: Digits, scores: dict[str, Any], n: int) -> str:
         "nearer to one training image than to any other. SVC accuracy: on the\nheld-out real digits, of a classifier "
         "trained on that row alone."
     )
-
-
-# ---- pictures ----
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _grid(samples: np.ndarray, labels: np.ndarray) -> bytes:
-    """Ten samples of every class, a class per row, its label at the left."""
-    from matplotlib.figure import Figure
-
-    pixels, gap = 8, 1
-    cell = pixels + gap
-    canvas = np.full((10 * cell + gap, 10 * cell + gap), np.nan)
-    for label in range(10):
-        for column, image in enumerate(samples[labels == label][:10]):
-            top, left = label * cell + gap, column * cell + gap
-            canvas[top : top + pixels, left : left + pixels] = image.reshape(pixels, pixels)
-    figure = Figure(figsize=(5.2, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(np.ma.masked_invalid(canvas), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_facecolor("#d5dde5")
-    axes.set_yticks([label * cell + gap + pixels / 2 - 0.5 for label in range(10)], [str(i) for i in range(10)])
-    axes.set_xticks([])
-    axes.tick_params(length=0, labelsize=11)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_title("Sampled digits by class", fontsize=11)
-    return _png(figure)
-
-
-def _curve(history: list[dict[str, float]]) -> bytes:
-    """Training loss by step, as it was and averaged over a twentieth of the run."""
-    from matplotlib.figure import Figure
-
-    steps, losses = [h["step"] for h in history], [h["loss"] for h in history]
-    width = max(1, len(losses) // 20)
-    padded = np.pad(np.asarray(losses), (width // 2, width - 1 - width // 2), mode="edge")
-    smooth = np.convolve(padded, np.ones(width) / width, mode="valid")
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(steps, losses, color="#9db4c8", linewidth=0.8, label="mean of an epoch")
-    axes.plot(steps, smooth, color="#1f4e79", linewidth=1.8, label=f"mean of {width} epochs")
-    axes.set(xlabel="training step", ylabel="weighted denoising loss", xlim=(0, steps[-1]))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return _png(figure)

@@ -7,6 +7,13 @@ one .npz or .safetensors file with arrays named real, fake and perhaps train.
 
   generant evaluate real.npz fake.npz
   generant evaluate held_out/ samples/ --train training/ --metrics prdc,kid,authenticity --json scores.json
+
+In place of FAKE, or of both, stands a run of generant fit; as many samples as there are real ones are drawn from it.
+Alone it is compared with what fit held out, and with what it was trained on.
+
+  generant evaluate runs/vae
+  generant evaluate runs/vae --data digits
+  generant evaluate held_out.npy runs/vae --train training.npy
 """
 
 from __future__ import annotations
@@ -18,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from . import runs
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("real", nargs="?", type=Path, metavar="REAL", help="real samples; held-out ones with --train")
     parser.add_argument("fake", nargs="?", type=Path, metavar="FAKE", help="generated samples")
     parser.add_argument("--train", type=Path, help="training samples, for metrics that look for copies of them")
+    parser.add_argument("--data", help="real samples for a run that stands alone: name, file or folder, as in fit")
+    parser.add_argument("--samples", type=int, metavar="N", help="drawn from a run (default: as many as real)")
     parser.add_argument("--features", type=Path, metavar="FILE", help="features in place of REAL, FAKE and --train")
     parser.add_argument("--key", help="name of the array, in files that hold several")
     parser.add_argument("--metrics", help="names with commas between, or all (default: the quick ones; see below)")
@@ -54,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be at least 0, got {arguments.seed}")
     if arguments.k < 1:
         raise ValueError(f"--k must be at least 1, got {arguments.k}")
+    if arguments.samples is not None and arguments.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {arguments.samples}")
     metrics = None if arguments.metrics is None else [name.strip() for name in arguments.metrics.split(",")]
 
     def note(text: str) -> None:
@@ -115,10 +128,21 @@ class _Bar:
 def _samples(arguments: argparse.Namespace, note: Any) -> dict[Any, np.ndarray]:
     """real, fake and perhaps train, by where each comes from, as (n, d) arrays."""
     paths = {name: getattr(arguments, name) for name in ("real", "fake", "train")}
+    alone = paths["real"] is not None and paths["fake"] is None and runs.is_run(paths["real"])
+    if arguments.data is not None and not alone:
+        raise ValueError("--data is for a run that stands alone; give REAL and FAKE without it")
+    if arguments.features is None and alone:
+        return _run_and_its_data(arguments, note)
     if arguments.features is None:
         if paths["real"] is None or paths["fake"] is None:
             raise ValueError("give REAL and FAKE, or --features")
-        found = {name: _read(path, arguments.key, note) for name, path in paths.items() if path is not None}
+        drawn = runs.is_run(paths["fake"])
+        read = {name: path for name, path in paths.items() if path is not None and not (drawn and name == "fake")}
+        found = {name: _read(path, arguments.key, note) for name, path in read.items()}
+        if drawn:
+            model, _ = runs.load(paths["fake"])
+            fake = _drawn(model, arguments.samples or len(found["real"]), arguments.seed)
+            found = {"real": found.pop("real"), "fake": fake, **found}
         sources = {name: name if list(paths.values()).count(paths[name]) > 1 else paths[name] for name in found}
         return {sources[name]: x for name, x in found.items()}
     from ..data import image_paths
@@ -141,8 +165,33 @@ def _samples(arguments: argparse.Namespace, note: Any) -> dict[Any, np.ndarray]:
     }
 
 
+def _run_and_its_data(arguments: argparse.Namespace, note: Any) -> dict[Any, np.ndarray]:
+    """Held-out data, samples and training data of a run; with --data, that and samples."""
+    path = arguments.real
+    model, about = runs.load(path)
+    if arguments.data is not None:
+        found = {arguments.data: runs.parts(arguments.data, 0, 0).x}
+    else:
+        parts = runs.held_out_of(path, about)
+        found = {"held-out": parts.held_x}
+    (real,) = found.values()
+    found[path] = _drawn(model, arguments.samples or len(real), arguments.seed)
+    if arguments.train is not None:
+        found["train"] = _read(arguments.train, arguments.key, note)
+    elif arguments.data is None:
+        found["train"] = parts.x
+    return {name: x.reshape(len(x), -1) for name, x in found.items()}
+
+
+def _drawn(model: Any, n: int, seed: int) -> np.ndarray:
+    x = runs.draw(model, n, None, seed)[0]
+    return x.reshape(n, -1)
+
+
 def _read(path: Path, key: str | None, note: Any) -> np.ndarray:
     """The array of a file, or the images of a folder. `key` is for files that hold several; FILE:NAME goes before."""
+    if runs.is_run(path):
+        raise ValueError(f"{path} is a run of generant fit, which can stand for FAKE, or alone")
     if path.is_dir():
         return _pixels(path)
     wanted = None

@@ -227,7 +227,7 @@ def _orders_picture(ns: Sequence[int], rows: Sequence[dict[str, Any]]) -> bytes:
     """A panel per order, each with the slope it should have."""
     from matplotlib.figure import Figure
 
-    from .demo import _png
+    from .pictures import png
 
     orders = sorted({row["order"] for row in rows})
     figure = Figure(figsize=(3.9 * len(orders), 6.6), layout="constrained")
@@ -240,14 +240,14 @@ def _orders_picture(ns: Sequence[int], rows: Sequence[dict[str, Any]]) -> bytes:
         axes.set(title=f"order {order:g}", xlabel="steps", ylabel="error of samples" if order == orders[0] else None)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), title="fitted order",
                     title_fontsize=8, alignment="left")  # fmt: skip
-    return _png(figure)
+    return png(figure)
 
 
 def _samplers_picture(rows: Sequence[dict[str, Any]]) -> bytes:
     """W2 by calls, in three groups; names stand in the order of the last points. Few-step samplers are in the table."""
     from matplotlib.figure import Figure
 
-    from .demo import _png
+    from .pictures import png
 
     groups: dict[str, Callable[[dict[str, Any]], bool]] = {
         "without noise, order 1 and 2": lambda row: not row["noise"] and 0 < row["order"] <= 2,
@@ -262,4 +262,4 @@ def _samplers_picture(rows: Sequence[dict[str, Any]]) -> bytes:
         axes.set(title=title, xlabel="calls of the network")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     panels[0].set_ylabel("W2 to Gaussian data of variance 1")
-    return _png(figure)
+    return png(figure)

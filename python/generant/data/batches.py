@@ -22,7 +22,8 @@ def batches(n: int, size: int, key: Any) -> Iterator[np.ndarray]:
 
 
 def stratified_split(labels: np.ndarray, fraction: float, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (rest, held out) such that `fraction` of every class is held out, at least one sample of each.
+    """Indices (rest, held out) such that `fraction` of every class is held out, at least one sample of each, and not
+    all of a class that has two.
 
     labels (n,). Returns two sorted int64 vectors that together are 0 ... n - 1.
     """
@@ -31,6 +32,6 @@ def stratified_split(labels: np.ndarray, fraction: float, stream: Stream) -> tup
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = max(1, round(fraction * len(members)))
+        count = max(1, min(round(fraction * len(members)), len(members) - 1))
         held[members[permutation(next(stream), len(members))[:count]]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_count", "check_data", "check_labels", "check_real"]
+__all__ = ["check_count", "check_counts", "check_data", "check_labels", "check_real"]
 
 
 def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
@@ -26,6 +26,12 @@ def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
     return count
 
 
+def check_counts(where: str, **counts: Any) -> None:
+    """`check_count` of sizes that must be at least 1."""
+    for name, value in counts.items():
+        check_count(where, name, value)
+
+
 def check_real(where: str, name: str, value: Any, low: float, high: float) -> float:
     """value as a float, or an error if it is not a finite number in [low, high]."""
     if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
@@ -36,17 +42,33 @@ def check_real(where: str, name: str, value: Any, low: float, high: float) -> fl
 
 
 def check_data(where: str, X: Any) -> np.ndarray:
-    """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite."""
+    """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite.
+
+    The wording is scikit-learn's where its checks of estimators look for it.
+    """
+    if hasattr(X, "tocsr"):
+        raise TypeError(f"{where}: X is sparse, which is not supported; make it dense with .toarray() first")
     try:
         x = np.asarray(X)
+        if x.dtype == object:
+            x = x.astype(np.float64)
     except ValueError as error:
         raise ValueError(f"{where}: X must be a rectangular array of numbers: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"{where}: X must hold real numbers: {error}") from None
+    if x.dtype.kind == "c":
+        raise ValueError(f"{where}: X must hold real numbers. Complex data not supported, got dtype {x.dtype}")
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{where}: X must hold real numbers, got dtype {x.dtype}; convert it with .astype(float) first")
     if x.ndim < 2:
-        raise ValueError(f"{where}: X must have samples and features, n d or n h w, got shape {x.shape}")
+        raise ValueError(
+            f"{where}: X must have samples and features, n d or n h w, got shape {x.shape}. Reshape your data"
+        )
     if x.size == 0:
-        raise ValueError(f"{where}: X is empty, shape {x.shape}")
+        raise ValueError(
+            f"{where}: X is empty, shape {x.shape}: {len(x)} sample(s) and {math.prod(x.shape[1:])} feature(s) "
+            f"(shape={x.shape}) while a minimum of 1 is required of each"
+        )
     bad = ~np.isfinite(x)
     if bad.any():
         first = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), x.shape))
@@ -64,8 +86,10 @@ def check_labels(where: str, y: Any, n: int) -> np.ndarray:
         labels = labels.astype(str)
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all():
         labels = labels.astype(np.int64)
+    if labels.dtype.kind == "f":
+        raise ValueError(f"{where}: y must hold class labels (integers or strings). Unknown label type: continuous")
     if labels.dtype.kind not in "iubU":
-        raise TypeError(f"{where}: y must hold class labels (integers or strings), got dtype {labels.dtype}")
+        raise TypeError(f"{where}: y must hold class labels (integers or strings). Unknown label type: {labels.dtype}")
     if labels.shape != (n,):
         raise ValueError(f"{where}: y must have one label per sample, ({n},), got shape {labels.shape}")
     return labels

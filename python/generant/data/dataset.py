@@ -44,6 +44,8 @@ def load(path_or_name: str | os.PathLike, *, n: int = N_TOY, random_state: int |
     of the file, or sorted by label and file name. A path wins over a name only if it is not a plain string: "./digits".
     Raises FileNotFoundError, ValueError (damaged, empty, of mixed sizes, NaN, objects), TypeError (not numbers).
     """
+    if not isinstance(path_or_name, (str, os.PathLike)) or not os.fspath(path_or_name):
+        raise TypeError(f"load: wanted the name of a data set or a path, got {path_or_name!r}")
     if isinstance(path_or_name, str) and path_or_name in NAMES:
         return _named(path_or_name, n, random_state)
     path = Path(path_or_name)
@@ -51,11 +53,12 @@ def load(path_or_name: str | os.PathLike, *, n: int = N_TOY, random_state: int |
         raise FileNotFoundError(f"load: {path} does not exist, and the data sets by name are {', '.join(NAMES)}")
     if path.is_dir():
         return _folder(path)
-    if path.suffix not in (".npy", ".npz"):
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
         what = path.suffix or "a file without suffix"
         raise ValueError(f"load: {path}: do not know how to read {what}; give .npy, .npz or a folder of images")
     arrays = read_arrays(path)
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         return _checked(path, arrays[path.stem], None)
     x, y = (next((arrays[name] for name in names if name in arrays), None) for names in (SAMPLES, LABELS))
     if x is None:

@@ -21,15 +21,21 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises ValueError for a file that is damaged, foreign, or holds Python objects.
     """
+    head = b""
     try:
         with path.open("rb") as file:  # np.load leaves a file that it cannot read open
+            head = file.read(1)
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             return {path.stem: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
-        if "pickle" in str(error):
-            why = "holds Python objects, and unpickling runs what is in the file; save a plain numeric array"
-            raise ValueError(f"{path} {why}") from None
-        raise ValueError(f"{path} is not a readable {path.suffix} file: {error}") from None
+        why = str(error)
+        if "pickle" in why:  # so NumPy says of whatever it does not know
+            if head in (b"\x93", b"P", b"\x80"):  # .npy, .npz, pickle
+                what = "holds Python objects, and unpickling runs what is in the file; save a plain numeric array"
+                raise ValueError(f"{path} {what}") from None
+            why = "its first bytes are of another format"
+        raise ValueError(f"{path} is not a readable {path.suffix} file: {why}") from None
 
 
 def image_paths(folder: Path, *, required: bool = True) -> list[Path]:

@@ -3,8 +3,10 @@
 from .classifier import GenerativeClassifier
 from .diffusion import Diffusion
 from .estimator import DivergedError, Estimator, NotFittedError
+from .files import load
 from .gan import GAN
 from .gmmn import GMMN
+from .interpolation import interpolate
 from .vae import VAE
 from .vqvae import FSQ, VQVAE
 
@@ -19,4 +21,6 @@ __all__ = [
     "Estimator",
     "GenerativeClassifier",
     "NotFittedError",
+    "interpolate",
+    "load",
 ]

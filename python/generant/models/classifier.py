@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .estimator import Estimator, NotFittedError, check_data, check_labels
+from .estimator import Estimator, check_labels, not_fitted
 
 __all__ = ["GenerativeClassifier"]
 
@@ -47,24 +47,21 @@ class GenerativeClassifier(Estimator):
             )
         if y is None:
             raise ValueError(f"{where}: requires y to be passed, but the target y is None")
-        X = check_data(where, X)
-        labels = check_labels(where, y, len(X))
-        given = None if self.priors is None else self._given_priors(where, len(np.unique(labels)))
+        given = None if self.priors is None else self._given_priors(where, y)
         params = self.model.get_params(deep=False)
-        model = type(self.model)(**copy.deepcopy(params)).fit(X, labels, sample_weight)
+        model = type(self.model)(**copy.deepcopy(params)).fit(X, y, sample_weight)
         self.model_, self.classes_, self.n_features_in_ = model, model.classes_, model.n_features_in_
         if given is not None:
             self.priors_ = given
         elif sample_weight is None:
             self.priors_ = model.priors_
         else:
-            weight = np.asarray(sample_weight, np.float64)
-            found = np.array([weight[labels == c].sum() for c in self.classes_])
+            found = np.array([np.sum(np.asarray(sample_weight)[np.asarray(y) == c]) for c in self.classes_])
             self.priors_ = found / found.sum()
         return self
 
-    def _given_priors(self, where: str, classes: int) -> np.ndarray:
-        priors = np.asarray(self.priors, np.float64)
+    def _given_priors(self, where: str, y: Any) -> np.ndarray:
+        priors, classes = np.asarray(self.priors, np.float64), len(np.unique(check_labels(where, y, len(y))))
         if priors.shape != (classes,):
             raise ValueError(f"{where}: priors must have one number per class, ({classes},), got shape {priors.shape}")
         if not (np.isfinite(priors).all() and (priors >= 0).all() and abs(priors.sum() - 1) < 1e-6):
@@ -77,7 +74,7 @@ class GenerativeClassifier(Estimator):
         A row to which no class gives a density (it underflows far from all data) has the priors.
         """
         if not hasattr(self, "model_"):
-            raise NotFittedError("GenerativeClassifier: the model is not fitted yet; call fit first")
+            raise not_fitted("GenerativeClassifier.predict")
         scores = np.asarray(self.model_.class_scores(X), np.float64)
         scores = np.where(np.isnan(scores), -np.inf, scores)
         scores[~np.isfinite(scores).any(axis=1)] = 0.0
@@ -92,9 +89,11 @@ class GenerativeClassifier(Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of every row, (n,)."""
-        return self.classes_[np.argmax(self.predict_log_proba(X), axis=1)]
+        best = np.argmax(self.predict_log_proba(X), axis=1)
+        return self.classes_[best]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The accuracy: the part of the rows (by sample_weight, if given) whose class is predicted."""
-        right = self.predict(X)
-        return float(np.average(right == check_labels("GenerativeClassifier.score", y, len(right)), weights=sample_weight))
+        found = self.predict(X)
+        right = found == check_labels("GenerativeClassifier.score", y, len(found))
+        return float(np.average(right, weights=sample_weight))

@@ -61,6 +61,11 @@ class DecoderModel(LatentModel, DensityModel):
     def _scale(self, X: np.ndarray) -> Scaling:
         where, levels = f"{type(self).__name__}.fit", self._levels()
         made = likelihoods.likelihood(self.likelihood, self._sites(X.shape[1:])[-1])
+        if isinstance(made, likelihoods.Mixed) or self.likelihood == "gaussian_features":
+            kinds = zip(getattr(made, "parts", [made]), getattr(made, "sizes", [math.prod(X.shape[1:])]), strict=True)
+            chosen = np.concatenate([np.full(n, isinstance(part, likelihoods.Gaussian)) for part, n in kinds])
+            made.check(where, X.reshape(len(X), *self._sites(X.shape[1:])))
+            return Scaling.columns(X, chosen)
         if isinstance(made, likelihoods.Gaussian):
             return Scaling.standard(X)
         if levels and X.dtype.kind == "f" and (X != np.floor(X)).any():
@@ -89,7 +94,8 @@ class DecoderModel(LatentModel, DensityModel):
 
     def _log_density(self) -> float:
         net = self._net
-        density = isinstance(net.likelihood, likelihoods.Gaussian) or self.scaling_.levels
+        found = likelihoods.Gaussian, likelihoods.Mixed  # of a mixed table only the Gaussian columns are scaled
+        density = isinstance(net.likelihood, found) or self.scaling_.levels
         return self.scaling_.log_density if density else 0.0
 
     # ---- what a decoder says ----

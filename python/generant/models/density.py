@@ -22,6 +22,12 @@ class DensityModel(GenerativeModel):
         """What to add to `_score`: the change of unit from scaled rows to X; 0 for a likelihood of discrete data."""
         return self.scaling_.log_density
 
+    @property
+    def _log_priors(self) -> np.ndarray:
+        """log p(class), (classes,): -inf for one that was announced and has not been seen."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.priors_)
+
     def class_scores(self, X: Any) -> np.ndarray:
         """log p(x | class) for every class of `classes_`, (n, classes), in nats."""
         self._fitted("class_scores")
@@ -45,7 +51,7 @@ class DensityModel(GenerativeModel):
             return self._score(x, None) + self._log_density()
         if y is not None:
             return self._score(x, self._encode(where, y, len(x))) + self._log_density()
-        joint = self.class_scores(X) + np.log(self.priors_)
+        joint = self.class_scores(X) + self._log_priors
         top = joint.max(axis=1, keepdims=True)
         return top[:, 0] + np.log(np.exp(joint - top).sum(axis=1))
 

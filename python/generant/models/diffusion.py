@@ -211,19 +211,22 @@ class Diffusion(DensityModel):
         return super().partial_fit(self._latents("partial_fit", X), y, sample_weight, classes=classes)
 
     def _latents(self, method: str, X: Any) -> Any:
-        self._features = None
         if self.autoencoder is None:
             return X
         X = check_data(f"Diffusion.{method}", X)
         for verb in ("transform", "inverse_transform"):
             if not hasattr(self.autoencoder, verb):
                 raise TypeError(f"Diffusion: autoencoder has no {verb}: {self.autoencoder!r}")
-        self._features = math.prod(X.shape[1:])
         return np.asarray(self.autoencoder.transform(X))
 
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
         super()._begin(X, labels, classes)
-        self.n_features_in_ = self._features or self.n_features_in_
+        if self.autoencoder is not None:  # X are latents; what a latent decodes to is what was given
+            self.n_features_in_ = math.prod(np.shape(self.autoencoder.inverse_transform(X[:1]))[1:])
+
+    def __sklearn_clone__(self) -> Diffusion:
+        """An unfitted copy whose autoencoder is this one, fitted as it is."""
+        return type(self)(**self.get_params(deep=False))
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         key, n = self._stream(NOISE).at(step), len(x)
@@ -297,7 +300,7 @@ class Diffusion(DensityModel):
     def _bound(self) -> float:
         """The largest number that scaled training data held."""
         s = self.scaling_
-        return float(np.maximum(s.high - s.offset, s.offset - s.low).max() / s.scale)
+        return float((np.maximum(s.high - s.offset, s.offset - s.low).max() + 0.5 * self.dequantise) / s.scale)
 
     def _present(self, rows: np.ndarray) -> np.ndarray:
         found = super()._present(rows)
@@ -337,12 +340,12 @@ class Diffusion(DensityModel):
             raise TypeError("Diffusion.score_samples: of latents is no likelihood of X; leave the autoencoder away")
         if self.classes_ is None or y is not None or self.scaling_.size <= diffusion_score.EXACT:
             return super().score_samples(X, y)
-        joint = self.class_scores(X) + np.log(self.priors_)
+        joint = self.class_scores(X) + self._log_priors
         best = joint.argmax(axis=1)
         top = joint.max(axis=1)
         posterior = top - diffusion_score.logsumexp(joint)
         nats = self._score(self.scaling_.forward("Diffusion.score_samples", X), best.astype(np.int64))
-        return nats + self._log_density() + np.log(self.priors_)[best] - posterior
+        return nats + self._log_density() + self._log_priors[best] - posterior
 
     def bits_per_dim(self, X: Any, y: Any = None) -> np.ndarray:
         """-log2 p(x) per number of X, (n,). Integers are dequantised first: uniform noise on [-1/2, 1/2) is added, and

@@ -7,19 +7,56 @@ importing it.
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 from ..data.checks import check_count, check_data, check_labels, check_real
 
-__all__ = ["DivergedError", "Estimator", "NotFittedError", "check_count", "check_data", "check_labels", "check_real"]
+__all__ = [
+    "DivergedError",
+    "Estimator",
+    "NotFittedError",
+    "available_if",
+    "check_count",
+    "check_data",
+    "check_labels",
+    "check_real",
+    "not_fitted",
+]  # fmt: skip
 
 
 class NotFittedError(ValueError, AttributeError):
     """A fitted model is needed, and this one is not fitted yet."""
 
 
+def not_fitted(where: str) -> NotFittedError:
+    """The error to raise; it is scikit-learn's NotFittedError too where that is loaded, so that either is caught."""
+    kind: Any = NotFittedError
+    theirs = sys.modules.get("sklearn.exceptions")
+    if theirs is not None:
+        reduced = lambda self: (NotFittedError, self.args)
+        kind = type("NotFittedError", (kind, theirs.NotFittedError), {"__reduce__": reduced})
+    return kind(f"{where}: the model is not fitted yet; call fit first")
+
+
 class DivergedError(RuntimeError):
     """Training stopped because the loss was no longer finite; the model keeps its last good weights."""
+
+
+class available_if:
+    """A method that a model has if check(model); otherwise asking for it is an AttributeError that says why."""
+
+    def __init__(self, check: Any, why: str) -> None:
+        self.check, self.why = check, why
+
+    def __call__(self, method: Any) -> Any:
+        self.method, self.__doc__ = method, method.__doc__
+        return self
+
+    def __get__(self, model: Any, owner: Any = None) -> Any:
+        if model is not None and not self.check(model):
+            raise AttributeError(f"{owner.__name__}.{self.method.__name__}: {self.why}")
+        return self.method.__get__(model, owner)
 
 
 class Estimator:
@@ -60,7 +97,7 @@ class Estimator:
         return Tags(
             estimator_type=None,
             target_tags=TargetTags(required=False),
-            transformer_tags=TransformerTags() if hasattr(self, "transform") else None,
+            transformer_tags=TransformerTags(preserves_dtype=["float32"]) if hasattr(self, "transform") else None,
             input_tags=InputTags(three_d_array=True),
         )
 

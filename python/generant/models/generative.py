@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import io, nn, ops, optim
 from ..random import Stream, seed_from, split
-from .estimator import Estimator, NotFittedError, check_count, check_data, check_labels, check_real
+from .estimator import Estimator, check_count, check_data, check_labels, check_real, not_fitted
 from .scaling import Scaling
 from .training import Training
 
@@ -146,7 +146,9 @@ class GenerativeModel(Estimator):
             if weight.shape != (len(X),):
                 raise ValueError(f"{where}: sample_weight must have shape ({len(X)},), got {weight.shape}")
             if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all 0")
+                raise ValueError(f"{where}: sample_weight must be finite, at least 0 and not all zero")
+            used = weight > 0  # the others have no influence, be it on the scaling
+            X, labels, weight = X[used], None if labels is None else labels[used], weight[used]
             weight = weight / weight.mean()
         return X, labels, weight.astype(np.float32)
 
@@ -172,10 +174,14 @@ class GenerativeModel(Estimator):
         self.classes_ = None
         if labels is not None:
             self.classes_ = np.unique(labels if classes is None else check_labels("partial_fit", classes, len(classes)))
-            counts = np.array([np.sum(labels == c) for c in self.classes_], np.float64)
-            self.priors_ = counts / counts.sum()
+            self._count(np.array([np.sum(labels == c) for c in self.classes_]))
         self.history_: list[dict[str, Any]] = []
         self.n_iter_ = 0
+
+    def _count(self, rows: np.ndarray) -> None:
+        """Rows of each class that were trained on, and the priors that follow from them."""
+        self.class_count_ = getattr(self, "class_count_", 0) + rows
+        self.priors_ = self.class_count_ / self.class_count_.sum()
 
     def _learners(self) -> dict[str, nn.Learner]:
         made = {}
@@ -188,20 +194,27 @@ class GenerativeModel(Estimator):
     def fit(self: Self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: Any = None) -> Self:
         """Fit to rows or images X (n, ...) and, if given, one class label per row, y (n,).
 
-        sample_weight (n,): how much each row counts. resume: a file that `checkpoint` wrote in a run with the same
-        parameters and data; training goes on from there and ends with the same bits as without the interruption.
-        Raises DivergedError if the loss stops being finite. In that case, and when interrupted, the model keeps the
-        last good weights and can sample and save.
+        sample_weight (n,): how much each row counts; 0 leaves it out. resume: a file that `checkpoint` wrote in a run
+        with the same parameters and data; training goes on from there and ends with the same bits as without the
+        interruption. Raises DivergedError if the loss stops being finite. In that case, and when interrupted, the model
+        keeps the last good weights and can sample and save.
         """
         where = f"{type(self).__name__}.fit"
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
-        if not (self.warm_start and hasattr(self, "networks_")):
-            self._begin(X, labels)
-        training = self._continued()
-        x = self.scaling_.forward(where, X)
-        codes = self._training_codes(where, labels, len(x))
-        training.run(x, codes, weight, epochs=self.epochs, resume=resume)
+        before = dict(vars(self))
+        try:
+            if not (self.warm_start and hasattr(self, "networks_")):
+                self._begin(X, labels)
+            training = self._continued()
+            x = self.scaling_.forward(where, X)
+            codes = self._training_codes(where, labels, len(x))
+            training.run(x, codes, weight, epochs=self.epochs, resume=resume)
+        except BaseException:
+            if not hasattr(self, "networks_"):  # refused before the first step: what was fitted earlier stays
+                vars(self).clear()
+                vars(self).update(before)
+            raise
         return self
 
     def partial_fit(
@@ -214,11 +227,15 @@ class GenerativeModel(Estimator):
         where = f"{type(self).__name__}.partial_fit"
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
-        if not hasattr(self, "networks_"):
+        begun = hasattr(self, "networks_")
+        if not begun:
             self._begin(X, labels, classes)
         training = self._continued()
         x = self.scaling_.forward(where, X)
-        training.run(x, self._training_codes(where, labels, len(x)), weight, epochs=1, constant=True)
+        codes = self._training_codes(where, labels, len(x))
+        if begun and codes is not None:
+            self._count(np.bincount(codes[codes >= 0], minlength=self._n_classes))
+        training.run(x, codes, weight, epochs=1, constant=True)
         return self
 
     def _training_codes(self, where: str, labels: Any, n: int) -> np.ndarray | None:
@@ -244,8 +261,7 @@ class GenerativeModel(Estimator):
 
     def _fitted(self, what: str) -> None:
         if not hasattr(self, "networks_"):
-            name = type(self).__name__
-            raise NotFittedError(f"{name}.{what}: the model is not fitted yet; call fit first")
+            raise not_fitted(f"{type(self).__name__}.{what}")
 
     def _codes(self, n: int, y: Any, seed: int) -> np.ndarray | None:
         """The class number of each sample to draw: y's, or drawn as often as in training."""
@@ -295,7 +311,7 @@ class GenerativeModel(Estimator):
             "n_iter": self.n_iter_,
             "seed": self._seed,
             "classes": None if self.classes_ is None else self.classes_.tolist(),
-            "priors": None if self.classes_ is None else self.priors_.tolist(),
+            "class_count": None if self.classes_ is None else self.class_count_.tolist(),
             "history": [
                 {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in entry.items()
                  if k != "images_per_second"} for entry in self.history_
@@ -323,7 +339,7 @@ class GenerativeModel(Estimator):
             model.n_iter_, model._seed, model.history_ = fitted["n_iter"], fitted["seed"], fitted["history"]
             model.classes_ = None if fitted["classes"] is None else np.array(fitted["classes"])
             if model.classes_ is not None:
-                model.priors_ = np.array(fitted["priors"])
+                model._count(np.array(fitted["class_count"]))
             model._load_fitted(fitted, under("fitted."))
             networks = model._networks(Stream(0, INIT))
             for name, network in networks.items():

@@ -1,7 +1,7 @@
 """What GANs and moment matching share: a generator that turns noise into rows or images, and what watches it.
 
-`latents` is the noise, GeneratorModel an estimator whose samples are the averaged generator's, row by row. Not here: what
-the generator is trained on (gan.py, gmmn.py).
+`latents` is the noise, GeneratorModel an estimator whose samples are the averaged generator's, row by row. Not here:
+what the generator is trained on (gan.py, gmmn.py).
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ class LatentModel(GenerativeModel):
         self._fitted("transform")
         where = f"{type(self).__name__}.transform"
         x = self.scaling_.forward(where, X)
-        return self._latents(x, self._labels_of(where, x, y))
+        found = self._latents(x, self._labels_of(where, x, y))
+        return found.astype(np.float64) if np.asarray(X).dtype == np.float64 else found
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit, then transform."""

@@ -4,6 +4,7 @@ One interface. x (n, ..., d) has d features in its last axis, and `out` (n, ...,
 for them. Codes and counts are whole numbers in arrays of out's float dtype; plain arrays of another are converted.
     n_outputs(d)      how many numbers the decoder must give for d features
     log_prob(x, out)  (n,) nats, summed over features: ops only, differentiable in out and in learned variances
+    cost(x, out, weight)  -mean(weight log_prob), a scalar: what training minimises
     log_constant(x)   (n,) float64: what log_prob leaves out because it depends on x alone; 0 but for the multinomial
     mean(out)         expected x;   mode(out): the most probable x, valid data even where a mean is not
     sample(key, out)  one draw of x
@@ -42,6 +43,10 @@ class Likelihood(Module):
     def log_prob(self, x: Any, out: Any) -> Any:
         terms = self._terms(self._fit(x, out), out)
         return ops.sum(terms, axis=tuple(range(1, len(terms.shape))))
+
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        """-mean of weight_n log_prob_n, a scalar; weight (n,). In one pass where there is an op for it."""
+        return ops.affine(ops.mean(ops.mul(self.log_prob(x, out), weight)), scale=-1.0)
 
     def _terms(self, x: Any, out: Any) -> Any:
         raise TypeError(f"{type(self).__name__} has no density")
@@ -111,6 +116,16 @@ class Gaussian(Likelihood):
         square = ops.mul(ops.square(ops.sub(x, mu)), ops.exp(ops.affine(v, scale=-1.0)))
         return ops.affine(ops.add(square, v), scale=-0.5, shift=-0.5 * math.log(2 * math.pi))
 
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        if self.logvar is None or getattr(self.logvar, "value", self.logvar).shape:
+            return super().cost(x, out, weight)
+        self._fit(x, out)
+        mu, v = self._parameters(out)
+        half = 0.5 * math.prod(x.shape[1:])
+        square = ops.mul(ops.affine(ops.mse(mu, x, weight), scale=half), ops.exp(ops.affine(v, scale=-1.0)))
+        rest = ops.affine(v, scale=half, shift=half * math.log(2 * math.pi))
+        return ops.add(square, ops.mul(ops.mean(weight), rest))
+
     def mean(self, out: Any) -> Any:
         return self._parameters(out)[0]
 
@@ -129,6 +144,10 @@ class Bernoulli(Likelihood):
 
     def _terms(self, x: Any, out: Any) -> Any:
         return ops.sub(ops.mul(x, out), ops.softplus(out))
+
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        self._fit(x, out)
+        return ops.affine(ops.bce_with_logits(out, x, weight), scale=float(math.prod(x.shape[1:])))
 
     def mean(self, out: Any) -> Any:
         return ops.sigmoid(out)

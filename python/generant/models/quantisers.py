@@ -26,8 +26,8 @@ def quantise(quantiser: Any, z: Any) -> tuple[Any, Any, Any]:
     z = quantiser.bound(z)
     codebook = quantiser.codebook()
     codes = ops.nearest(ops.stop_gradient(z), codebook)[1]
-    step = ops.sub(ops.gather(codebook, codes), ops.stop_gradient(z))
-    return ops.add(z, ops.stop_gradient(step)), z, codes
+    step = ops.sub(ops.gather(codebook, codes), ops.stop_gradient(z))  # codebooks are Buffers: it has no gradient
+    return ops.add(z, step), z, codes
 
 
 def _counted(z: Any, codes: Any, m: int) -> Any:
@@ -52,7 +52,7 @@ class EmaCodebook(nn.Module):
 
     def __init__(self, m: int, d: int, stream: Stream, *, decay: float = 0.99, threshold: float = 0.1) -> None:
         self.m, self.d, self.threshold = m, d, threshold
-        self.decay, self.at_once = nn.Buffer(np.array([decay])), nn.Buffer(np.zeros(1))
+        self.decay = nn.Buffer(np.array([decay]))
         self.counts = nn.Buffer(np.full(m, 1e-3, np.float32))
         self.sums = nn.Buffer((1e-3 * ops.normal(next(stream), shape=(m * d,))).astype(np.float32))
 
@@ -73,9 +73,8 @@ class EmaCodebook(nn.Module):
         counts, sums, n = self.counts.value, self.sums.value, z.shape[0]
         seen = _counted(z, codes, self.m)
         total = ops.scatter_add(z, codes, m=self.m)
-        decay, at_once = self.decay.value, self.at_once.value
-        ops.ema_(counts, ops.reshape(seen, shape=(self.m,)), decay)
-        ops.ema_(sums, ops.reshape(total, shape=(self.m * self.d,)), decay)
+        ops.ema_(counts, ops.reshape(seen, shape=(self.m,)), self.decay.value)
+        ops.ema_(sums, ops.reshape(total, shape=(self.m * self.d,)), self.decay.value)
         alike = n / self.m
         dead = ops.heaviside(ops.full_like(counts, value=self.threshold * alike), counts)
         column = ops.reshape(dead, shape=(self.m, 1))
@@ -83,8 +82,8 @@ class EmaCodebook(nn.Module):
         old = ops.reshape(sums, shape=(self.m, self.d))
         new_sums = ops.add(old, ops.mul(column, ops.sub(fresh, old)))
         new_counts = ops.add(counts, ops.mul(dead, ops.affine(counts, scale=-1.0, shift=alike)))
-        ops.ema_(sums, ops.reshape(new_sums, shape=(self.m * self.d,)), at_once)
-        ops.ema_(counts, new_counts, at_once)
+        ops.assign_(sums, ops.reshape(new_sums, shape=(self.m * self.d,)))
+        ops.assign_(counts, new_counts)
 
 
 class FiniteScalar(nn.Module):

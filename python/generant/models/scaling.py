@@ -14,21 +14,24 @@ from .estimator import check_data
 
 __all__ = ["Scaling"]
 
+ROUNDING = 1e-13  # relative: data whose features vary less are taken to be constant
+
 
 class Scaling:
     """x -> (x - offset) / scale, float32 and flat (n, d), for X (n, *shape).
 
-    shape, dtype: of a sample as it came; offset, low, high (d,): float64, of X's unit; scale: a float. levels: if not
-    0, [0, 1] is cut into so many bins, and rows hold the numbers 0, 1, ... of the bins.
+    shape, dtype: of a sample as it came; offset, low, high (d,): float64, of X's unit; scale: a float, or (d,) one for
+    each feature. levels: if not 0, [0, 1] is cut into so many bins, and rows hold the numbers 0, 1, ... of the bins.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: Any, offset: Any, scale: float, low: np.ndarray, high: np.ndarray
+        self, shape: tuple[int, ...], dtype: Any, offset: Any, scale: Any, low: np.ndarray, high: np.ndarray
     ) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.size = math.prod(self.shape)
         self.offset = np.broadcast_to(np.asarray(offset, np.float64), (self.size,)).copy()
-        self.scale, self.low, self.high, self.levels = float(scale), low, high, 0
+        self.scale: Any = np.asarray(scale, np.float64) if np.ndim(scale) else float(scale)
+        self.low, self.high, self.levels = low, high, 0
 
     @staticmethod
     def _bounds(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.dtype]:
@@ -39,11 +42,24 @@ class Scaling:
 
     @classmethod
     def standard(cls, X: np.ndarray, rms: float = 1.0) -> Scaling:
-        """Mean 0 for every feature, root mean square `rms` over all of them."""
+        """Mean 0 for every feature, root mean square `rms` over all of them; the scale of constant data is 1."""
         rows, low, high, dtype = cls._bounds(X)
         mean = rows.mean(0)
-        scale = float(np.sqrt(np.mean((rows - mean) ** 2)) / rms) or 1.0
+        away = rows - mean
+        largest = float(np.abs(away).max())
+        if largest <= ROUNDING * np.maximum(np.abs(low), np.abs(high)).max():  # the mean of equal numbers is rounded
+            scale = 1.0
+        else:
+            scale = float(np.sqrt(np.mean((away / largest) ** 2)) * largest / rms)  # squares of large numbers overflow
         return cls(X.shape[1:], dtype, mean, scale, low, high)
+
+    @classmethod
+    def columns(cls, X: np.ndarray, chosen: np.ndarray) -> Scaling:
+        """Mean 0 and deviation 1 for each of the chosen features, (d,) bool; the others as they are."""
+        rows, low, high, dtype = cls._bounds(X)
+        deviation = rows.std(0)
+        scale = np.where(chosen & (deviation > 0), deviation, 1.0)
+        return cls(X.shape[1:], dtype, np.where(chosen, rows.mean(0), 0.0), scale, low, high)
 
     @classmethod
     def to_range(cls, X: np.ndarray, low: float, high: float) -> Scaling:
@@ -71,8 +87,8 @@ class Scaling:
         X = check_data(where, X)
         if X.shape[1:] != self.shape:
             raise ValueError(
-                f"{where}: X has {math.prod(X.shape[1:])} features, but the model was fitted with {self.size} features "
-                f"(X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
+                f"{where}: X has {math.prod(X.shape[1:])} features, but {where.split('.')[0]} is expecting {self.size} "
+                f"features as input (X: n {' '.join(map(str, X.shape[1:]))}, wanted n {' '.join(map(str, self.shape))})"
             )
         rows = X.reshape(len(X), -1)
         if self.levels:
@@ -81,7 +97,8 @@ class Scaling:
 
     def back(self, rows: np.ndarray, *, clip: bool = False) -> np.ndarray:
         """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X."""
-        x = rows.reshape(len(rows), -1) * self.scale + self.offset + (0.5 * self.scale if self.levels else 0.0)
+        offset = self.offset + (0.5 * self.scale if self.levels else 0.0)
+        x = rows.reshape(len(rows), -1) * np.float64(self.scale) + offset
         if clip:
             np.clip(x, self.low, self.high, out=x)
         if self.dtype == np.uint8:
@@ -90,8 +107,8 @@ class Scaling:
 
     @property
     def log_density(self) -> float:
-        """What a log density of scaled rows misses to be one of X: -d log(scale), in nats."""
-        return -self.size * math.log(self.scale)
+        """What a log density of scaled rows misses to be one of X: -sum of log(scale) over features, in nats."""
+        return -float(np.sum(np.log(np.broadcast_to(self.scale, (self.size,)))))
 
     @property
     def image(self) -> tuple[int, int, int] | None:
@@ -106,7 +123,8 @@ class Scaling:
 
     def config(self) -> dict[str, Any]:
         """For a file: the rest."""
-        return {"shape": list(self.shape), "dtype": self.dtype.name, "scale": self.scale, "levels": self.levels}
+        scale = self.scale if isinstance(self.scale, float) else self.scale.tolist()
+        return {"shape": list(self.shape), "dtype": self.dtype.name, "scale": scale, "levels": self.levels}
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> Scaling:

@@ -54,11 +54,14 @@ class Training:
     ) -> None:
         """Train for so many epochs on x (n, d); sets the model's networks_, history_ and n_iter_ whatever ends it."""
         model, self.constant = self.model, constant
-        self.data = checkpoint.fingerprint(x, codes, weight) if resume or model.checkpoint else ""
+        about = (*model.scaling_.arrays().values(), np.array(model.scaling_.scale), model.classes_)
+        self.data = checkpoint.fingerprint(x, codes, weight, *about) if resume or model.checkpoint else ""
         self.first, self.first_epoch = self.done, self.epoch
         self.losses: list[list[float]] = []  # of the epoch under way
         self.best: dict[str, np.ndarray] = {}
         self.best_loss, self.waited = math.inf, 0
+        if resume:
+            self._resume(resume)  # before anything is drawn: the seed is the checkpoint's
         held: Any = None
         if model.early_stopping and not constant:
             kept, out = self._split(len(x), codes)
@@ -67,8 +70,6 @@ class Training:
         self.x, self.codes = x, codes  # what is trained on, for those who observe
         size = min(model._rows(), len(x))
         self.total = epochs * (len(x) // size)
-        if resume:
-            self._resume(resume)
         last = self.first_epoch + epochs
         bar = self._progress((self.total - (self.done - self.first)) * size)
         try:

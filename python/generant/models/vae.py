@@ -18,13 +18,14 @@ from .. import nn, ops
 from ..random import Stream, permutation
 from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
-from .estimator import check_count, check_real
+from .estimator import available_if, check_count, check_real
 from .generative import CHUNK, EVALUATE, NOISE, SPLIT, VALIDATION
 from .unknown_labels import fill_unknown, is_known
 from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 
 __all__ = ["VAE"]
 
+NO_CLASSIFIER = "semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule"
 OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
 
 
@@ -184,7 +185,7 @@ class VAE(DecoderModel):
         """What `_loss` takes."""
         if self.semi_supervised:
             onehot = (codes[:, None] == np.arange(self._n_classes)).astype(np.float32)
-            log_priors = np.log(self.priors_)[None].astype(np.float32)
+            log_priors = np.maximum(self._log_priors, -30.0)[None].astype(np.float32)  # finite: 0 times it is 0
             classes = np.tile(np.arange(self._n_classes), len(x))
             strength = np.array(self._strength, np.float32)
             return x, (codes >= 0).astype(np.float32), onehot, weight, key, beta, log_priors, classes, strength
@@ -239,14 +240,14 @@ class VAE(DecoderModel):
 
     # ---- classes ----
 
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
     def predict_proba(self, X: Any) -> np.ndarray:
         """q(y | x) of a semi-supervised model, (n, classes), in the order of `classes_`."""
         self._fitted("predict_proba")
         where = f"{type(self).__name__}.predict_proba"
-        if not self.semi_supervised:
-            raise ValueError(f"{where}: semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule")
         return np.asarray(ops.softmax(self._net.class_logits(self.scaling_.forward(where, X))))
 
+    @available_if(lambda model: model.semi_supervised, NO_CLASSIFIER)
     def predict(self, X: Any) -> np.ndarray:
         """The class to which q(y | x) gives most, (n,)."""
         proba = self.predict_proba(X)
@@ -267,4 +268,4 @@ class VAE(DecoderModel):
         if self.semi_supervised:
             return np.argmax(self._net.class_logits(x), axis=1)
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
-        return np.argmax(np.stack(scores, axis=1) + np.log(self.priors_), axis=1)
+        return np.argmax(np.stack(scores, axis=1) + self._log_priors, axis=1)

@@ -14,7 +14,7 @@ from ..random import Stream
 from . import likelihoods
 
 __all__ = [
-    "Autoencoder", "Classifier", "ConvDecoder", "ConvEncoder", "ConvFeatures", "MlpDecoder", "MlpEncoder",
+    "Autoencoder", "Classifier", "ConvDecoder", "ConvEncoder", "ConvFeatures", "Grow", "MlpDecoder", "MlpEncoder",
     "autoencoder_parts", "halves", "presented",
 ]  # fmt: skip
 
@@ -129,6 +129,29 @@ class Classifier(nn.Module):
         return self.net(x if self.features is None else self.features(x))
 
 
+class Grow(nn.Module):
+    """From images (n, h, w, c) of the first of `sizes` to (n, h, w, o) of the last, doubling at each step.
+
+    A convolution of the doubled image at each step but the last, which is a transposed convolution: most of the work of
+    a decoder would be at full size.
+    """
+
+    def __init__(
+        self, sizes: list[tuple[int, int]], o: int, stream: Stream, *, channels: tuple[int, ...]
+    ) -> None:
+        self.sizes = sizes
+        self.layers = [nn.Upsample(a, b, stream) for a, b in itertools.pairwise(channels)]
+        self.leave = nn.ConvTranspose2d(channels[-1], o, stream)
+
+    def __call__(self, h: Any) -> Any:
+        for layer, size in zip(self.layers, self.sizes[1:-1], strict=True):
+            h = ops.silu(layer(h, size=size))
+        out = self.leave(h)
+        for axis, n in zip((1, 2), self.sizes[-1], strict=True):  # odd sizes were rounded up
+            out = out if out.shape[axis] == n else ops.slice_axis(out, start=0, stop=n, axis=axis)
+        return out
+
+
 class ConvDecoder(nn.Module):
     """The parameters of p(x | z, y) for images: linear layers, then a doubling of the size for each of `channels`.
 
@@ -150,15 +173,10 @@ class ConvDecoder(nn.Module):
         self.start = (*self.sizes[0], channels[0])
         h, w, c = self.start
         self.enter = MlpDecoder(latent, h * w * c, stream, hidden=(hidden,), classes=classes)
-        widths = (*channels, channels[-1])
-        self.layers = [nn.Upsample(a, b, stream) for a, b in itertools.pairwise(widths)]
-        self.leave = nn.Conv2d(channels[-1], o, stream)
+        self.grow = Grow(self.sizes, o, stream, channels=channels)
 
     def __call__(self, z: Any, codes: Any = None) -> Any:
-        h = ops.silu(ops.reshape(self.enter(z, codes), shape=(z.shape[0], *self.start)))
-        for layer, size in zip(self.layers, self.sizes[1:], strict=True):
-            h = ops.silu(layer(h, size=size))
-        return self.leave(h)
+        return self.grow(ops.silu(ops.reshape(self.enter(z, codes), shape=(z.shape[0], *self.start))))
 
 
 def autoencoder_parts(
@@ -227,6 +245,10 @@ class Autoencoder(nn.Module):
     def decode(self, z: Any, codes: Any = None) -> Any:
         """The parameters of p(x | z, y)."""
         return self.decoder(z, codes)
+
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        """-log p(x | out), averaged over rows with their weights, a scalar."""
+        return self.likelihood.cost(ops.reshape(x, shape=(x.shape[0], *self.shape)), out, weight)
 
     def log_prob(self, x: Any, out: Any) -> Any:
         """log p(x | out), (n,), for x (n, d)."""

@@ -81,7 +81,7 @@ def elbo(
         x, weight, mu, logvar = (_repeat(a, samples) for a in (x, weight, mu, logvar))
     noise = ops.normal(key, shape=tuple(mu.shape))
     z = _draw(mu, logvar, noise)
-    reconstruction = ops.affine(_mean(net.log_prob(x, net.decode(z, each)), weight), scale=-1.0)
+    reconstruction = net.cost(x, net.decode(z, each), weight)
     if net.prior is not None:
         kl = penalty = _mean(ops.sub(_log_q(logvar, noise), _log_prior(net, z)), weight)
     else:

@@ -83,9 +83,7 @@ class _Quantised(DecoderModel):
     def _loss(self, net: Any, x: Any, weight: Any) -> tuple[Any, ...]:
         """-log p(x | codes) + commitment |z - sg(code)|^2, summed over a row, averaged over rows with their weights."""
         through, z, codes = quantise(net.quantiser, net.encode(x))
-        log_p = net.log_prob(x, net.decode(through))
-        reconstruction = ops.affine(ops.mean(ops.mul(log_p, weight)), scale=-1.0)
-        loss = reconstruction
+        loss = reconstruction = net.cost(x, net.decode(through), weight)
         if self.commitment:
             away = ops.reshape(ops.square(ops.sub(z, ops.stop_gradient(through))), shape=(x.shape[0], -1))
             cost = ops.mean(ops.mul(ops.sum(away, axis=1), weight))

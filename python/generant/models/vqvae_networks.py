@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import nn, ops
 from ..random import Stream
-from .vae_networks import halves, presented
+from .vae_networks import Grow, halves, presented
 
 __all__ = ["CodedAutoencoder", "ConvCoder", "ConvDecoder", "coded_parts"]
 
@@ -39,17 +39,12 @@ class ConvDecoder(nn.Module):
     def __init__(
         self, d: int, size: tuple[int, int], o: int, stream: Stream, *, channels: tuple[int, ...]
     ) -> None:
-        self.sizes = halves(size, len(channels))[::-1]
         self.enter = nn.Conv2d(d, channels[0], stream)
         self.block = nn.ResBlock(channels[0], channels[0], stream, groups=8)
-        self.layers = [nn.Upsample(a, b, stream) for a, b in itertools.pairwise((*channels, channels[-1]))]
-        self.leave = nn.Conv2d(channels[-1], o, stream)
+        self.grow = Grow(halves(size, len(channels))[::-1], o, stream, channels=channels)
 
     def __call__(self, z: Any) -> Any:
-        h = ops.silu(self.block(self.enter(z)))
-        for layer, size in zip(self.layers, self.sizes[1:], strict=True):
-            h = ops.silu(layer(h, size=size))
-        return self.leave(h)
+        return self.grow(ops.silu(self.block(self.enter(z))))
 
 
 class CodedAutoencoder(nn.Module):
@@ -70,6 +65,10 @@ class CodedAutoencoder(nn.Module):
         """The parameters of p(x | codes) from the vectors (n t, d) of codes."""
         inner = (*self.grid, self.quantiser.d) if len(self.shape) == 3 else (self.grid[0] * self.quantiser.d,)
         return self.decoder(ops.reshape(z, shape=(-1, *inner)))
+
+    def cost(self, x: Any, out: Any, weight: Any) -> Any:
+        """-log p(x | out), averaged over rows with their weights, a scalar."""
+        return self.likelihood.cost(ops.reshape(x, shape=(x.shape[0], *self.shape)), out, weight)
 
     def log_prob(self, x: Any, out: Any) -> Any:
         """log p(x | out), (n,)."""

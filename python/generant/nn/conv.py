@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops
+from ..data.checks import check_counts
 from ..random import Stream
 from . import init
+from .linear import activated
 from .module import Module
 
 __all__ = ["Conv2d", "ConvTranspose2d", "Downsample", "Upsample"]
@@ -24,12 +26,6 @@ def _pair(layer: str, name: str, value: int | tuple[int, int], least: int) -> tu
     if min(pair) < least:
         raise ValueError(f"{layer}: {name} must be at least {least}, got {value}")
     return pair
-
-
-def _check_channels(layer: str, **channels: int) -> None:
-    for name, value in channels.items():
-        if value < 1:
-            raise ValueError(f"{layer}: {name} must be at least 1, got {value}")
 
 
 class Conv2d(Module):
@@ -55,7 +51,7 @@ class Conv2d(Module):
         gain: float = 1.0,
         dtype: Any = "float32",
     ) -> None:
-        _check_channels("Conv2d", c=c, o=o, groups=groups)
+        check_counts("Conv2d", c=c, o=o, groups=groups)
         if c % groups or o % groups:
             raise ValueError(f"Conv2d: groups must divide c = {c} and o = {o}, got {groups}")
         kernel = _pair("Conv2d", "kernel", kernel, 1)
@@ -99,7 +95,7 @@ class ConvTranspose2d(Module):
         gain: float = 1.0,
         dtype: Any = "float32",
     ) -> None:
-        _check_channels("ConvTranspose2d", c=c, o=o)
+        check_counts("ConvTranspose2d", c=c, o=o)
         kernel = _pair("ConvTranspose2d", "kernel", kernel, 1)
         self.stride = _pair("ConvTranspose2d", "stride", stride, 1)
         self.padding = _pair("ConvTranspose2d", "padding", padding, 0)
@@ -113,7 +109,7 @@ class ConvTranspose2d(Module):
         size = tuple([(n - 1) * stride - 2 * padding + kernel for n, stride, padding, kernel in sizes])
         y = ops.conv2d_dx(x, self.weight, size=size, stride=self.stride, padding=self.padding)
         y = y if self.bias is None else ops.add(y, self.bias)
-        return y if self.activation is None else getattr(ops, self.activation)(y)
+        return activated("ConvTranspose2d", self.activation, y)
 
 
 class Upsample(Module):
@@ -123,7 +119,7 @@ class Upsample(Module):
     """
 
     def __init__(self, c: int, o: int, stream: Stream, *, gain: float = 1.0, dtype: Any = "float32") -> None:
-        _check_channels("Upsample", c=c, o=o)
+        check_counts("Upsample", c=c, o=o)
         self.weight = init.lecun_normal((3, 3, c, o), stream, gain=gain, dtype=dtype)
         self.bias = init.zeros((o,), dtype=dtype)
 

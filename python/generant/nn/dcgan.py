@@ -15,7 +15,7 @@ from .. import ops
 from ..random import Stream
 from .conv import Conv2d, ConvTranspose2d
 from .gan import LEAKY_GAIN, ConditionedLatent, ProjectionHead, check_sizes, minibatch_stddev
-from .linear import Linear
+from .linear import Linear, activated
 from .module import Module
 from .norm import BatchNorm, GroupNorm
 from .spectral import call, normalise
@@ -102,8 +102,7 @@ class DCGANGenerator(Module):
         h = self._normalised(h, 0, training)
         for i, layer in enumerate(self.layers):
             h = self._normalised(layer(h), i + 1, training)
-        x = cropped(self.out(h), *self.shape[:2])
-        return x if self.out_activation is None else getattr(ops, self.out_activation)(x)
+        return activated("DCGANGenerator", self.out_activation, cropped(self.out(h), *self.shape[:2]))
 
 
 class DCGANDiscriminator(Module):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..data.checks import check_counts
 from ..random import Stream
 from . import init
 from .module import Buffer, Module
@@ -18,6 +19,7 @@ class Embedding(Module):
     """Row index[i] of a table (m, d) that begins as standard normals."""
 
     def __init__(self, m: int, d: int, stream: Stream, *, dtype: Any = "float32") -> None:
+        check_counts("Embedding", m=m, d=d)
         self.table = init.normal((m, d), stream, dtype=dtype)
 
     def __call__(self, index: Any) -> Any:

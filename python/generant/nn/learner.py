@@ -37,6 +37,10 @@ class Learner:
         clip: float = math.inf,
         ema: Callable[[np.ndarray], optim.EMA] | None = None,
     ) -> None:
+        if not clip > 0:
+            raise ValueError(f"Learner: clip must be positive, got {clip}")
+        if not callable(optimiser):
+            raise TypeError(f"Learner: optimiser must be a function of the flat parameters, got {optimiser!r}")
         self.module, self.clip = network, clip
         self.packed = pack(network)
         self.gradient = self.packed.zeros()

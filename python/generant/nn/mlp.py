@@ -73,6 +73,11 @@ class MlpDenoiser(Module):
         self.leave = Linear(width, d, stream, gain=0.0)
 
     def __call__(self, x: Any, c_noise: Any, labels: Any = None) -> Any:
+        if (labels is None) != (self.label is None):
+            raise ValueError(
+                f"MlpDenoiser: labels are {'None' if labels is None else 'given'}, but it was made with "
+                f"classes = {0 if self.label is None else self.label.table.shape[0]}"
+            )
         condition = self.features(c_noise)
         for layer in self.noise:
             condition = layer(condition)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..data.checks import check_counts
+from .linear import activated
 from .module import Buffer, Module
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
@@ -20,6 +22,7 @@ class LayerNorm(Module):
     """
 
     def __init__(self, d: int, *, eps: float = 1e-5, affine: bool = True, dtype: Any = "float32") -> None:
+        check_counts("LayerNorm", d=d)
         gain, bias = np.ones(d, dtype), np.zeros(d, dtype)
         self.gain: Any = gain if affine else Buffer(gain)
         self.bias: Any = bias if affine else Buffer(bias)
@@ -37,6 +40,7 @@ class RMSNorm(Module):
     """
 
     def __init__(self, d: int, *, eps: float = 1e-6, dtype: Any = "float32") -> None:
+        check_counts("RMSNorm", d=d)
         self.gain, self.eps = np.ones(d, dtype), eps
 
     def __call__(self, x: Any) -> Any:
@@ -54,8 +58,7 @@ class GroupNorm(Module):
     def __init__(
         self, c: int, *, groups: int = 32, eps: float = 1e-5, activation: str = "identity", dtype: Any = "float32"
     ) -> None:
-        if groups < 1:
-            raise ValueError(f"GroupNorm: groups must be at least 1, got {groups}")
+        check_counts("GroupNorm", c=c, groups=groups)
         self.gain, self.bias = np.ones(c, dtype), np.zeros(c, dtype)
         self.groups = next(g for g in range(min(groups, c), 0, -1) if c % g == 0)
         self.eps, self.activation = eps, activation
@@ -77,6 +80,7 @@ class BatchNorm(Module):
         self, c: int, *, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, dtype: Any = "float32"
     ) -> None:
         self.gain, self.bias = np.ones(c, dtype), np.zeros(c, dtype)
+        check_counts("BatchNorm", c=c)
         self.mean, self.var = Buffer(np.zeros(c, dtype)), Buffer(np.ones(c, dtype))
         self.momentum, self.eps, self.activation = momentum, eps, activation
 
@@ -88,4 +92,4 @@ class BatchNorm(Module):
             ops.batch_norm_update_(*running, mean, rstd, count=count, momentum=self.momentum, eps=self.eps)
         else:
             y = ops.batch_norm_apply(x, self.gain, self.bias, *running, eps=self.eps)
-        return y if self.activation is None else getattr(ops, self.activation)(y)
+        return activated("BatchNorm", self.activation, y)

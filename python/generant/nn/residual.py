@@ -1,8 +1,8 @@
 """The residual block of diffusion models, and attention between pixels as one.
 
-Norm, modulation and activation are one op, convolution, bias and residual another: the one op for all of it,
-group_norm_conv2d, is no faster, and in training would have to normalise again for the filter's gradient. Both begin as
-the identity (up to the change of channels), because their last layer begins as zero.
+Norm, modulation and activation are one op, convolution, bias and residual another. ops.group_norm_conv2d, which is
+both, is no faster forwards at the sizes of these networks, and makes the normalised image twice where a gradient is
+wanted. Both blocks begin as the identity (up to the change of channels): their last layer begins as zero.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class ResBlock(Module):
             )
         scale = None if self.scale is None else self.scale(embedding)
         shift = None if self.shift is None else self.shift(embedding)
-        if self.resample is None:
-            h = self.conv_in(self.norm_in(x))
-        elif self.resample == "up":
-            h = ops.add(ops.upsample_conv2d(self.norm_in(x), self.conv_in.weight), self.conv_in.bias)
+        h = self.norm_in(x)
+        if self.resample == "up":
+            h = ops.add(ops.upsample_conv2d(h, self.conv_in.weight), self.conv_in.bias)
+        elif self.resample == "down":
+            h, x = self.conv_in(ops.avg_pool(h)), ops.avg_pool(x)
         else:
-            h, x = self.conv_in(ops.avg_pool(self.norm_in(x))), ops.avg_pool(x)
+            h = self.conv_in(h)
         if shift is not None and scale is None:
             h, shift = ops.add(h, ops.reshape(shift, shape=(shift.shape[0], 1, 1, shift.shape[1]))), None
         x = x if self.skip is None else self.skip(x)

@@ -21,7 +21,7 @@ from . import init
 from .conv import Conv2d
 from .dcgan import AXES, cropped, halvings, start
 from .gan import LEAKY_GAIN, ConditionedLatent, ProjectionHead, check_sizes, minibatch_stddev
-from .linear import Linear
+from .linear import Linear, activated
 from .module import Module
 from .spectral import call, normalise
 
@@ -92,8 +92,7 @@ class ResNetGenerator(Module):
                 h = ops.resize(h, size=(2 * h.shape[1], 2 * h.shape[2]), mode="bilinear")
             for block in stage:
                 h = block(h)
-        x = cropped(self.out(h), *self.shape[:2])
-        return x if self.out_activation is None else getattr(ops, self.out_activation)(x)
+        return activated("ResNetGenerator", self.out_activation, cropped(self.out(h), *self.shape[:2]))
 
 
 class ResNetDiscriminator(Module):

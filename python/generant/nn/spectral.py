@@ -14,6 +14,9 @@ import numpy as np
 from .. import ops
 from ..random import Stream
 from . import init
+from .conv import Conv2d
+from .embedding import Embedding
+from .linear import Linear
 from .module import Buffer, Module
 
 __all__ = ["SpectralNorm"]
@@ -37,11 +40,10 @@ class SpectralNorm(Module):
     """
 
     def __init__(self, layer: Module, stream: Stream) -> None:
-        self.layer = layer
-        self.name = "weight" if hasattr(layer, "weight") else "table"
-        weight = getattr(layer, self.name, None)
-        if weight is None or getattr(weight, "ndim", 0) < 2:
+        if not isinstance(layer, (Linear, Conv2d, Embedding)):
             raise TypeError(f"SpectralNorm: layer must be a Linear, Conv2d or Embedding, got {type(layer).__name__}")
+        self.layer, self.name = layer, "table" if isinstance(layer, Embedding) else "weight"
+        weight = getattr(layer, self.name)
         o = weight.shape[-1]
         self.u = Buffer(_unit(init.normal((o, 1), stream, dtype=weight.dtype)).reshape(o))
         self.v = Buffer(np.zeros(weight.size // o, weight.dtype))

@@ -44,34 +44,18 @@ COUNTS = {
 
 
 class _Watch(Trace):
-    """A trace that counts the multiply-adds of the calls it is given, and keeps nothing but shapes."""
+    """A trace that counts the multiply-adds of the calls it is told of."""
 
-    __slots__ = ("multiply_adds", "shapes")
+    __slots__ = ("multiply_adds",)
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(self._count)
         self.multiply_adds = 0
-        self.shapes: dict[int, tuple] = {}
-        self.tape = _Counter(self)
 
-    def box(self, value: Any) -> Any:
-        var = super().box(value)
-        if var is not None:
-            self.shapes[var.slot] = tuple(value.shape)
-        return var
-
-
-class _Counter(list):
-    """The tape of a _Watch."""
-
-    def __init__(self, watch: _Watch) -> None:
-        self.watch = watch
-
-    def append(self, call: Any) -> None:
-        op, _, _, _, slots, inputs, _ = call
+    def _count(self, op: Any, attrs: dict, slots: list, inputs: list, outs: tuple) -> None:
         if op.name in COUNTS:
             shapes = [None if x is None else tuple(x.shape) for x in inputs]
-            self.watch.multiply_adds += COUNTS[op.name](shapes, self.watch.shapes[slots[0]])
+            self.multiply_adds += COUNTS[op.name](shapes, tuple(outs[0].shape))
 
 
 class Row:

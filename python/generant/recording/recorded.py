@@ -43,6 +43,10 @@ class Recorded:
     def __init__(
         self, step: Callable[..., Any], state: Any, *, frozen: Any = (), check: int = 1, plans: int = 8
     ) -> None:
+        if not callable(step):
+            raise TypeError(f"record: step must be a function of (state, *inputs), got {type(step).__name__}")
+        if plans < 1 or check < 0:
+            raise ValueError(f"record: plans must be at least 1 and check at least 0, got {plans} and {check}")
         self.step, self.state, self.check, self.limit = step, state, check, plans
         self._frozen = leaves([frozen])
         fixed = {id(a) for a in self._frozen}

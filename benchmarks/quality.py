@@ -67,7 +67,7 @@ SETS: dict[str, dict[str, Subject]] = {
         }, 1),
         "GAN": Subject(sets.mnist_model, {"model": "GAN", "epochs": 80, "batch_size": 128}, 1),
         "Diffusion": Subject(sets.mnist_model, {
-            "model": "Diffusion", "channels": (32, 64, 64), "epochs": 24, "batch_size": 64,
+            "model": "Diffusion", "channels": (32, 64, 64), "epochs": 20, "batch_size": 64,
         }, 1),
         "training images": Subject(sets.mnist_real, {}, 1),
         "VAE of binary pixels": Subject(sets.mnist_nll, NLL, 3),

@@ -54,7 +54,7 @@ SETS: dict[str, dict[str, Subject]] = {
             "model": "VAE", "likelihood": ("logistic", 17), "hidden": (512, 256), "epochs": 100, "prior": "vamp",
             "n_components": 200,
         }),
-        "GAN": Subject(sets.digits_model, {"model": "GAN", "epochs": 600}),
+        "GAN": Subject(sets.digits_model, {"model": "GAN"}),
         "Diffusion": Subject(sets.digits_model, {"model": "Diffusion", "dequantise": True}),
         "Gaussian mixture": Subject(sets.digits_mixture, MIXTURE),
         "kernel density": Subject(sets.digits_kernels, {"widths": [0.02, 0.3, 15], "copies": 4}),
@@ -67,7 +67,7 @@ SETS: dict[str, dict[str, Subject]] = {
         }, 1),
         "GAN": Subject(sets.mnist_model, {"model": "GAN", "epochs": 80, "batch_size": 128}, 1),
         "Diffusion": Subject(sets.mnist_model, {
-            "model": "Diffusion", "channels": (32, 64, 64), "epochs": 24, "batch_size": 64,
+            "model": "Diffusion", "channels": (32, 64, 64), "epochs": 20, "batch_size": 64,
         }, 1),
         "training images": Subject(sets.mnist_real, {}, 1),
         "VAE of binary pixels": Subject(sets.mnist_nll, NLL, 3),
@@ -89,22 +89,31 @@ def plain(x: Any) -> Any:
     return json.loads(json.dumps(x, default=lambda v: v.item()))
 
 
+def parameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the defaults of the model that they name: a default that changes makes figures stale."""
+    if "model" not in settings:
+        return plain(settings)
+    own = {k: v for k, v in settings.items() if k != "points"}
+    return plain({**sets.made(own, 0).get_params(deep=False), **settings, "random_state": None})
+
+
 class Results:
-    """A result file: {"set", "subjects": {name: {"settings", "seeds": {seed: figures}}}}, kept on disk at all times."""
+    """A result file, kept on disk at all times: {"set", "subjects": {name: {"settings", "parameters", "seeds": {seed:
+    figures}}}}."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, empty = path, {"set": name, "subjects": {}}
         self.all: dict[str, Any] = json.loads(path.read_text()) if path.exists() else empty
 
     def has(self, name: str, settings: dict, seed: int) -> bool:
-        entry = self.all["subjects"].get(name, {"settings": None, "seeds": {}})
-        return entry["settings"] == plain(settings) and str(seed) in entry["seeds"]
+        entry = self.all["subjects"].get(name, {"parameters": None, "seeds": {}})
+        return entry["parameters"] == parameters(settings) and str(seed) in entry["seeds"]
 
     def add(self, name: str, settings: dict, seed: int, found: dict, order: list[str]) -> None:
-        """Figures of other settings are forgotten."""
-        subjects = self.all["subjects"]
-        if subjects.get(name, {}).get("settings") != plain(settings):
-            subjects[name] = {"settings": plain(settings), "seeds": {}}
+        """Figures of other parameters are forgotten."""
+        subjects, told = self.all["subjects"], parameters(settings)
+        if subjects.get(name, {}).get("parameters") != told:
+            subjects[name] = {"settings": plain(settings), "parameters": told, "seeds": {}}
         seeds = subjects[name]["seeds"]
         seeds[str(seed)] = plain(found)
         subjects[name]["seeds"] = {k: seeds[k] for k in sorted(seeds, key=int)}

@@ -30,12 +30,13 @@ class TorchVae(nn.Module):
         self.hidden = nn.Linear(width + LABEL, hidden)
         self.mu, self.logvar = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
         self.enter, self.grow = nn.Linear(latent + LABEL, hidden), nn.Linear(hidden, width)
-        self.up = nn.ModuleList([nn.Conv2d(b, a, 3, 1, 1), nn.Conv2d(a, a, 3, 1, 1)])
-        self.leave = nn.Conv2d(a, 1, 3, 1, 1)
+        self.up, self.leave = nn.Conv2d(b, a, 3, 1, 1), nn.ConvTranspose2d(a, 1, 4, 2, 1)
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
                 nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.leave.weight, std=(4 * a) ** -0.5)  # a pixel sums a quarter of the filter
+        nn.init.zeros_(self.leave.bias)
 
     def encode(self, x, y):
         for layer in self.down:
@@ -46,9 +47,7 @@ class TorchVae(nn.Module):
     def decode(self, z, y):
         h = self.grow(F.silu(self.enter(torch.cat([z, self.shown(y)], 1))))
         h = F.silu(h).view(-1, *self.small)
-        for layer in self.up:
-            h = F.silu(layer(F.interpolate(h, scale_factor=2.0, mode="nearest")))
-        return self.leave(h)
+        return self.leave(F.silu(self.up(F.interpolate(h, scale_factor=2.0, mode="nearest"))))
 
     def log_joint(self, x, z, y):
         """log p(x, z | y), (n,)."""

@@ -291,3 +291,23 @@ def test_bad_folders_are_refused(tmp_path):
     (tmp_path / "b.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"b.png cannot be read as an image"):
         load(tmp_path)
+
+
+def test_arrays_on_a_gpu_are_fetched():
+    """An array that refuses to be converted silently, as CuPy's does, and is fetched by get()."""
+
+    class Array:
+        __module__ = "cupy"
+
+        def __init__(self, host):
+            self.host = host
+
+        def get(self):
+            return self.host
+
+        def __array__(self, *args, **kwargs):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    x = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(data.checks.check_data("fit", Array(x)), x)
+    assert data.checks.check_labels("fit", Array(np.array([0, 1, 1])), 3).tolist() == [0, 1, 1]

@@ -158,6 +158,28 @@ def test_what_depends_on_frozen_arrays_only_is_worked_out_once_and_they_are_read
         e += 1
 
 
+def test_frozen_filters_are_transformed_once_with_the_same_bits(native):
+    """Where conv2d runs by Winograd's algorithm, and nowhere else; not where a gradient wants the pre-activation."""
+    w, small, b = state_of(3, 3, 32, 32), state_of(3, 3, 32, 4), state_of(32)
+
+    def step(state, x):
+        y = ops.conv2d_act(x, state["w"], state["b"], x, activation="silu", padding=(1, 1, 1, 1))
+        y = ops.conv2d(y, state["w"], padding=(1, 1, 1, 1))
+        return ops.conv2d(y, state["small"], padding=(1, 1, 1, 1))
+
+    state = {"w": w, "small": small, "b": b}
+    recorded = recording.record(step, state, frozen=[w, small, b], check=2)
+    for seed in range(3):
+        x = state_of(2, 8, 8, 32, seed=seed)
+        np.testing.assert_array_equal(recorded(x), step(state, x))
+    ((plan, _),) = recorded.plans.values()
+    assert [call.op.name for call in plan.layout.calls] == ["winograd_conv2d", "winograd_conv2d", "conv2d"]
+    slope = recording.record(lambda s, x: grad(lambda x: ops.sum(step(s, x)))(x), state, frozen=[w, small, b], check=2)
+    for seed in range(3):
+        x = state_of(2, 8, 8, 32, seed=seed)
+        np.testing.assert_array_equal(slope(x), grad(lambda x: ops.sum(step(state, x)))(x))
+
+
 def test_a_number_that_python_worked_out_is_found_by_the_comparison():
     count = iter(range(100))
     recorded = recording.record(lambda s, x: ops.affine(x, scale=float(next(count))) @ s["w"], {"w": state_of(3, 3)})

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._dispatch import to_host
+
 __all__ = ["check_count", "check_counts", "check_data", "check_labels", "check_real"]
 
 
@@ -42,12 +44,13 @@ def check_real(where: str, name: str, value: Any, low: float, high: float) -> fl
 
 
 def check_data(where: str, X: Any) -> np.ndarray:
-    """X (n, ...) as a real NumPy array of at least 2 dimensions, not empty and finite.
+    """X (n, ...), also of CuPy or torch, as a real NumPy array of at least 2 dimensions, not empty and finite.
 
     The wording is scikit-learn's where its checks of estimators look for it.
     """
     if hasattr(X, "tocsr"):
         raise TypeError(f"{where}: X is sparse, which is not supported; make it dense with .toarray() first")
+    X = to_host(where, "X", X)
     try:
         x = np.asarray(X)
         if x.dtype == object:
@@ -81,7 +84,7 @@ def check_data(where: str, X: Any) -> np.ndarray:
 
 def check_labels(where: str, y: Any, n: int) -> np.ndarray:
     """y (n,) as a NumPy vector of integers, booleans or strings."""
-    labels = np.asarray(y)
+    labels = np.asarray(to_host(where, "y", y))
     if labels.dtype.kind == "O" and all(isinstance(v, str) for v in labels.ravel()):
         labels = labels.astype(str)
     if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all():

@@ -97,7 +97,9 @@ class Estimator:
         return Tags(
             estimator_type=None,
             target_tags=TargetTags(required=False),
-            transformer_tags=TransformerTags(preserves_dtype=["float64", "float32"]) if hasattr(self, "transform") else None,
+            transformer_tags=(
+                TransformerTags(preserves_dtype=["float64", "float32"]) if hasattr(self, "transform") else None
+            ),
             input_tags=InputTags(three_d_array=True),
         )
 

@@ -94,6 +94,13 @@ def from_torch(op: str, name: str, x: Any) -> np.ndarray:
         raise TypeError(f"{op}: {name} is a torch tensor of {x.dtype}, wanted float32 or float64") from error
 
 
+def to_host(where: str, name: str, x: Any) -> Any:
+    """x, or its NumPy array on the host if it is a torch CPU tensor or a CuPy array."""
+    if is_torch(x):
+        return from_torch(where, name, x)
+    return x.get() if type(x).__module__.split(".")[0] == "cupy" else x
+
+
 def to_torch(x: Any) -> Any:
     """A NumPy array as a torch tensor over the same memory."""
     return sys.modules["torch"].from_dlpack(x) if isinstance(x, np.ndarray) else x

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import activation as _activation
 from ._table import op
-from .conv import EPILOGUES, _border, conv2d_act
+from .conv import EPILOGUES, _border, _pair, conv2d_act
 
 __all__ = ["prepare_conv2d", "winograd_conv2d", "winograd_filter"]
 
@@ -200,6 +200,19 @@ def _variant(h: int, w: int, c: int, o: int, kernel: int, padding: Any) -> str |
     return None if min(four, two) > 6 else "winograd4" if four < two else "winograd2"
 
 
+def filter_variant(x_shape: tuple, w: Any, *, stride: Any, padding: Any, dilation: Any = (1, 1), groups: int = 1,
+                   algorithm: str = "auto", precision: str = "float32", **rest: Any) -> str | None:
+    """The algorithm of winograd_filter that suits conv2d(x, w) with these attributes; None where conv2d uses none."""
+    _, h, width, c = x_shape
+    kernel = w.shape[0]
+    suits = (
+        w.dtype == np.float32 and w.shape[:2] in ((3, 3), (4, 4)) and c == w.shape[2] and groups == 1
+        and set(_pair(stride)) == {kernel - 2} and set(_pair(dilation)) == {1}
+        and algorithm == "auto" and precision == "float32"
+    )  # fmt: skip
+    return _variant(h, width, c, w.shape[3], kernel, padding) if suits else None
+
+
 def prepare_conv2d(
     w: Any, b: Any = None, *, stride: int = 1, padding: Any = (1, 1, 1, 1), activation: str = "identity"
 ) -> Callable[..., Any]:
@@ -210,12 +223,9 @@ def prepare_conv2d(
     The result has the bits of conv2d_act. w must not be changed afterwards. Not differentiable.
     """
     filters: dict[str, Any] = {}
-    kernel = w.shape[0]
-    suits = w.dtype == np.float32 and w.shape[:2] in ((3, 3), (4, 4)) and stride == kernel - 2
 
     def convolve(x: Any, residual: Any = None) -> Any:
-        h, width, c = x.shape[1:]
-        found = _variant(h, width, c, w.shape[3], kernel, padding) if suits and c == w.shape[2] else None
+        found = filter_variant(x.shape, w, stride=stride, padding=padding)
         if found is None:
             return conv2d_act(x, w, b, residual, stride=(stride,), padding=padding, activation=activation)
         if found not in filters:

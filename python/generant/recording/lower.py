@@ -1,8 +1,9 @@
 """From a tape to a plan: which calls are needed, and where every array lives.
 
 In this order: views become aliases; what depends on frozen arrays only is worked out now; calls whose results nobody
-reads are dropped; gradients are written where `pack_` would copy them; results that a caller keeps get memory of their
-own; elementwise results go over an input that is not read again; the rest goes into one arena (memory.py).
+reads are dropped; frozen filters are transformed; gradients are written where `pack_` would copy them; results that a
+caller keeps get memory of their own; elementwise results go over an input that is not read again; the rest goes into
+one arena (memory.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..ops import TABLE
+from ..ops.winograd import filter_variant
 from .memory import assign
 from .tape import Call, Spec, Tape
 
 __all__ = ["Layout", "Place", "lower"]
 
+LARGEST_FILTERS = 64 << 20  # bytes of transformed filters a plan may hold; they take four times the memory
 VIEWS = ("reshape", "part", "stop_gradient")
 
 
@@ -113,6 +117,26 @@ class _Lowering:
                 live |= {self.base[s][0] for s in call.ins if s is not None}
         self.calls = needed[::-1]
 
+    def prepare_filters(self) -> None:
+        """Convolutions with frozen filters read them transformed already, as long as those are not too large."""
+        budget = LARGEST_FILTERS
+        for i, call in enumerate(self.calls):
+            if call.op.name not in ("conv2d", "conv2d_act") or call.ins[1] not in self.value_of or any(call.outs[1:]):
+                continue
+            x, filter_, *rest = call.ins
+            w = self.value_of[filter_]  # type: ignore[index]
+            variant = filter_variant(self.specs[x].shape, w, **call.attrs)  # type: ignore[index]
+            if variant is None or 4 * w.nbytes > budget:
+                continue
+            budget -= 4 * w.nbytes
+            padding = call.attrs["padding"]
+            self.tape.trace.size += 1
+            u = self.tape.trace.size
+            self._make_constant(u, TABLE["winograd_filter"].run(w, padding=padding, algorithm=variant))
+            self.specs[u] = Spec(self.constants[-1].shape, self.constants[-1].dtype)
+            attrs = {"o": w.shape[3], "padding": padding, "activation": call.attrs.get("activation", "identity")}
+            self.calls[i] = Call(TABLE["winograd_conv2d"], attrs, (x, u, *rest), call.outs[:1])
+
     def spans(self) -> None:
         """First and last call that touches each result."""
         self.first: dict[Any, int] = {}
@@ -131,6 +155,7 @@ class _Lowering:
     def place(self) -> Layout:
         """Everything has a place afterwards."""
         self.drop_dead()
+        self.prepare_filters()
         self.spans()
         homes: dict[int, Place] = {}  # results with a fixed place
         outputs = self._own_outputs(homes)

@@ -14,7 +14,7 @@ import pytest
 
 from generant import nn
 from generant.data import stratified_split
-from generant.models import VAE, Diffusion
+from generant.models import FSQ, GAN, GMMN, VAE, VQVAE, Diffusion, likelihoods
 from generant.models.scaling import Scaling
 from generant.random import Stream
 
@@ -90,3 +90,39 @@ def test_warm_start_follows_changed_parameters():
         with pytest.raises(ValueError, match=r"VAE: .* vae\.encoder\.mu\.weight would have shape \(8, 3\) and not"):
             model.fit(X)
     assert model.set_params(latent_dim=2).sample(2).shape == (2, 4)
+
+
+IMAGES = X.repeat(4, axis=1).reshape(-1, 4, 4)
+BAD = [
+    (VAE(hidden=8), X, TypeError, "VAE: hidden must be a sequence of integers, got 8"),
+    (VAE(hidden=(8.5,)), X, TypeError, "VAE: hidden must be an integer, got float 8.5"),
+    (VAE(architecture="conv", channels=()), IMAGES, ValueError, "VAE: architecture 'conv' needs widths in"),
+    (VAE(observation_noise="maybe"), X, ValueError, "VAE: observation_noise must be True, False or None, got 'maybe'"),
+    (VAE(callbacks=None), X, TypeError, "VAE: callbacks must be a sequence of functions, got None"),
+    (VQVAE(architecture="dense"), X, ValueError, "VQVAE: architecture is 'dense', wanted one of auto, mlp, conv"),
+    (FSQ(levels=5), X, TypeError, "FSQ: levels must be a sequence of integers, got 5"),
+    (FSQ(levels=()), X, ValueError, "FSQ: levels must name at least one"),
+    (GAN(hidden="ab"), X, TypeError, "GAN: hidden must be a sequence"),
+    (GAN(loss="mmd"), X[:7], ValueError, "GAN.fit: loss 'mmd' takes at least 2 n_critic = 10 rows, got 7"),
+    (GMMN(bandwidths=1.0), X, ValueError, "GMMN: bandwidths must name at least one"),
+    (GMMN(), X[:1], ValueError, "GMMN.fit: a discrepancy takes batches of at least 2 rows, got 1"),
+    (Diffusion(channels=8), IMAGES, TypeError, "Diffusion: channels must be a sequence"),
+    (Diffusion(architecture="unet", channels=(5, 6)), IMAGES, ValueError, "channels.0. must be even"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "x", "error", "message"), BAD, ids=lambda v: v if isinstance(v, str) else "")
+def test_bad_parameters_are_named(model, x, error, message):
+    with pytest.raises(error, match=message):
+        model.set_params(epochs=1, random_state=0).fit(x)
+    assert not hasattr(model, "networks_")
+
+
+def test_what_a_file_cannot_hold_is_named_and_the_old_file_stays(tmp_path):
+    model = VAE(**{**TINY, "hidden": np.array([8])}, epochs=1, learning_rate=np.float32(1e-3)).fit(X)
+    model.save(tmp_path)
+    assert VAE.load(tmp_path).hidden == (8,)
+    other = VAE(**TINY, epochs=1, likelihood=likelihoods.Categorical(3)).fit(np.arange(60).reshape(20, 3) % 3)
+    with pytest.raises(TypeError, match=r"VAE\.save: likelihood = .* cannot be written to a file"):
+        other.save(tmp_path)
+    np.testing.assert_array_equal(VAE.load(tmp_path).sample(3, random_state=0), model.sample(3, random_state=0))

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FormatError", "load_arrays", "load_json", "load_model", "save_arrays", "save_json", "save_model", "write"]
+__all__ = [
+    "FormatError", "load_arrays", "load_json", "load_model", "plain", "save_arrays", "save_json", "save_model", "write",
+]  # fmt: skip
 
 ARRAYS, CONFIG = "model.safetensors", "config.json"
 FORMAT, VERSION = "generant", 1
@@ -104,6 +106,16 @@ def load_json(path: str | os.PathLike) -> Any:
         return json.loads(_read(path).decode())
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"{path} is not a JSON file: {error}") from None
+
+
+def plain(where: str, name: str, value: Any) -> Any:
+    """value as JSON holds it, NumPy's arrays and numbers as Python's; TypeError for what a file cannot hold."""
+    value = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    try:
+        json.dumps(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} = {value!r} cannot be written to a file; give it by name") from None
+    return value
 
 
 def save_model(folder: str | os.PathLike, kind: str, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ops._dispatch import to_host
 
-__all__ = ["check_count", "check_counts", "check_data", "check_labels", "check_real"]
+__all__ = ["check_count", "check_counts", "check_data", "check_labels", "check_real", "check_widths"]
 
 
 def check_count(where: str, name: str, value: Any, at_least: int = 1) -> int:
@@ -32,6 +32,13 @@ def check_counts(where: str, **counts: Any) -> None:
     """`check_count` of sizes that must be at least 1."""
     for name, value in counts.items():
         check_count(where, name, value)
+
+
+def check_widths(where: str, name: str, values: Any) -> tuple[int, ...]:
+    """values as a tuple of ints of at least 1, or an error if it is not a sequence of such."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{where}: {name} must be a sequence of integers, got {values!r}")
+    return tuple(check_count(where, name, value) for value in values)
 
 
 def check_real(where: str, name: str, value: Any, low: float, high: float) -> float:

@@ -13,10 +13,13 @@ import numpy as np
 from ..random import Stream
 from . import likelihoods
 from .density import DensityModel
+from .estimator import check_widths
 from .latent import LatentModel
 from .scaling import Scaling
 
 __all__ = ["DecoderModel", "row_keys"]
+
+ARCHITECTURES = ("auto", "mlp", "conv")
 
 
 def row_keys(x: np.ndarray, stream: Stream) -> np.ndarray:
@@ -40,10 +43,22 @@ class DecoderModel(LatentModel, DensityModel):
     likelihood: Any
     architecture: str
     observation_noise: bool | None
+    hidden: Any
+    channels: Any
 
     @property
     def _net(self) -> Any:
         raise TypeError(f"{type(self).__name__} does not say what its network is")
+
+    def _check(self) -> None:
+        name = type(self).__name__
+        for widths in ("hidden", "channels"):
+            check_widths(name, widths, getattr(self, widths))
+        if self.architecture not in ARCHITECTURES:
+            wanted = ", ".join(ARCHITECTURES)
+            raise ValueError(f"{name}: architecture is {self.architecture!r}, wanted one of {wanted}")
+        if self.observation_noise not in (None, True, False):
+            raise ValueError(f"{name}: observation_noise must be True, False or None, got {self.observation_noise!r}")
 
     # ---- data ----
 
@@ -90,6 +105,8 @@ class DecoderModel(LatentModel, DensityModel):
         )
         if conv and len(image) != 3:
             raise ValueError(f"{type(self).__name__}: architecture 'conv' needs images (n, h, w) or (n, h, w, c)")
+        if conv and not (len(self.hidden) and len(self.channels)):
+            raise ValueError(f"{type(self).__name__}: architecture 'conv' needs widths in hidden and in channels")
         return image if conv else (math.prod(shape),)
 
     def _log_density(self) -> float:

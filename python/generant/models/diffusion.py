@@ -22,7 +22,7 @@ from .. import diffusion, io, nn, ops
 from ..random import Stream, fold_in, uniform
 from . import denoisers, diffusion_score
 from .density import DensityModel
-from .estimator import check_count, check_data, check_real
+from .estimator import check_count, check_data, check_real, check_widths
 from .generative import EVALUATE, LEVELS, NOISE, VALIDATION
 from .scaling import Scaling
 
@@ -122,6 +122,7 @@ class Diffusion(DensityModel):
         name = type(self).__name__
         for count in ("width", "patch", "n_steps"):
             check_count(name, count, getattr(self, count))
+        check_widths(name, "channels", self.channels)
         for count in ("blocks", "heads"):
             if getattr(self, count) is not None:
                 check_count(name, count, getattr(self, count))

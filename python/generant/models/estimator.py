@@ -10,7 +10,7 @@ import inspect
 import sys
 from typing import Any
 
-from ..data.checks import check_count, check_data, check_labels, check_real
+from ..data.checks import check_count, check_data, check_labels, check_real, check_widths
 
 __all__ = [
     "DivergedError",
@@ -21,6 +21,7 @@ __all__ = [
     "check_data",
     "check_labels",
     "check_real",
+    "check_widths",
     "not_fitted",
 ]  # fmt: skip
 

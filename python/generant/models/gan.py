@@ -191,6 +191,8 @@ class GAN(GeneratorModel):
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
         times = self._n_critic
+        if self.loss == "mmd" and len(x) < 2 * times:
+            raise ValueError(f"GAN.fit: loss 'mmd' takes at least 2 n_critic = {2 * times} rows, got {len(x)}")
         keys = split(self._stream(NOISE).at(step), 2 * times + 1)
         parts = []
         for i, at in enumerate(np.resize(np.arange(len(x)), (times, max(1, len(x) // times)))):

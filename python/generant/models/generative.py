@@ -165,6 +165,8 @@ class GenerativeModel(Estimator):
             check_real(name, number, getattr(self, number), low, high)
         if self.early_stopping and not 0 < self.validation_fraction < 1:
             raise ValueError(f"{name}: validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
+        if not hasattr(self.callbacks, "__iter__") or not all(map(callable, self.callbacks)):
+            raise TypeError(f"{name}: callbacks must be a sequence of functions, got {self.callbacks!r}")
         self._check()
 
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
@@ -309,7 +311,6 @@ class GenerativeModel(Estimator):
     def save(self, path: str | os.PathLike) -> None:
         """Write the model to a folder, as model.safetensors and config.json."""
         self._fitted("save")
-        params = {k: v for k, v in self.get_params(deep=False).items() if k not in UNSAVED}
         fitted = {
             **self._fitted_config(),
             "scaling": self.scaling_.config(),
@@ -322,6 +323,8 @@ class GenerativeModel(Estimator):
                  if k != "images_per_second"} for entry in self.history_
             ],
         }  # fmt: skip
+        where = f"{type(self).__name__}.save"
+        params = {k: io.plain(where, k, v) for k, v in self.get_params(deep=False).items() if k not in UNSAVED}
         arrays = {f"scaling.{name}": a for name, a in self.scaling_.arrays().items()}
         arrays |= {f"fitted.{name}": a for name, a in self._fitted_arrays().items()}
         for name, network in self.networks_.items():

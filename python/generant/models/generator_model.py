@@ -15,7 +15,7 @@ import numpy as np
 from .. import metrics, nn, ops
 from ..random import Stream, split
 from .diversity import Diversity, collapse_warning
-from .estimator import check_count
+from .estimator import check_count, check_widths
 from .generative import EVALUATE, VALIDATION, GenerativeModel
 from .scaling import Scaling
 
@@ -63,8 +63,7 @@ class GeneratorModel(GenerativeModel):
             check_count(where, count, getattr(self, count), least)
         if self.latent_signs > self.latent_dim:
             raise ValueError(f"{where}: latent_signs must be at most latent_dim, got {self.latent_signs}")
-        for width in self.hidden:
-            check_count(where, "hidden", width)
+        check_widths(where, "hidden", self.hidden)
         self._choice("architecture", ARCHITECTURES)
 
     @property

@@ -71,7 +71,7 @@ class GMMN(GeneratorModel):
     def _check(self) -> None:
         super()._check()
         self._choice("kernel", ("rbf", "rational_quadratic"))
-        if not len(self.bandwidths):
+        if not np.size(self.bandwidths) or not np.ndim(self.bandwidths):
             raise ValueError("GMMN: bandwidths must name at least one")
         for bandwidth in self.bandwidths:
             check_real("GMMN", "bandwidths", bandwidth, 1e-6, math.inf)
@@ -80,6 +80,8 @@ class GMMN(GeneratorModel):
         return {"generator": self._generator(stream)}
 
     def _inputs(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray, step: int) -> tuple:
+        if len(x) < 2:
+            raise ValueError("GMMN.fit: a discrepancy takes batches of at least 2 rows, got 1")
         key = self._stream(NOISE).at(step)
         if codes is None:
             return x, None, None, key

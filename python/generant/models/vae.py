@@ -26,7 +26,7 @@ from .vae_networks import Autoencoder, Classifier, autoencoder_parts, presented
 __all__ = ["VAE"]
 
 NO_CLASSIFIER = "semi_supervised is off; GenerativeClassifier(model) classifies by Bayes' rule"
-OBJECTIVES, PRIORS, ARCHITECTURES = ("elbo", "iwae"), ("normal", "mixture", "vamp"), ("auto", "mlp", "conv")
+OBJECTIVES, PRIORS = ("elbo", "iwae"), ("normal", "mixture", "vamp")
 
 
 class VAE(DecoderModel):
@@ -97,13 +97,14 @@ class VAE(DecoderModel):
     clip_norm = math.inf
 
     def _check(self) -> None:
+        super()._check()
         name = type(self).__name__
         for count in ("latent_dim", "n_importance", "n_components", "n_importance_score"):
             check_count(name, count, getattr(self, count))
         check_count(name, "kl_warmup", self.kl_warmup, 0)
         for number in ("beta", "free_bits", "alpha"):
             check_real(name, number, getattr(self, number), 0, math.inf)
-        for choice, options in (("objective", OBJECTIVES), ("prior", PRIORS), ("architecture", ARCHITECTURES)):
+        for choice, options in (("objective", OBJECTIVES), ("prior", PRIORS)):
             if getattr(self, choice) not in options:
                 raise ValueError(f"{name}: {choice} is {getattr(self, choice)!r}, wanted one of {', '.join(options)}")
         if self.free_bits and (self.prior != "normal" or self.objective == "iwae"):

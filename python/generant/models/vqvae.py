@@ -19,7 +19,7 @@ from ..random import Stream
 from . import likelihoods
 from .code_prior import CodePrior
 from .decoder_model import DecoderModel
-from .estimator import check_count, check_data, check_real
+from .estimator import check_count, check_data, check_real, check_widths
 from .generative import NOISE
 from .quantisers import EmaCodebook, FiniteScalar, perplexity, quantise
 from .vae_networks import presented
@@ -34,8 +34,6 @@ PRIOR_RATE = 3.0  # the prior's learning rate, in that of the autoencoder
 class _Quantised(DecoderModel):
     """What VQVAE and FSQ share. Subclasses give `_quantiser`, and `commitment` if there is a loss."""
 
-    hidden: Any
-    channels: Any
     positions: int
     commitment = 0.0
     labels_matter = False
@@ -45,6 +43,7 @@ class _Quantised(DecoderModel):
         raise TypeError(f"{type(self).__name__} does not say what its quantiser is")
 
     def _check(self) -> None:
+        super()._check()
         name = type(self).__name__
         check_count(name, "positions", self.positions)
         check_real(name, "commitment", self.commitment, 0, math.inf)
@@ -273,6 +272,11 @@ class FSQ(_Quantised):
         self.n_iter_no_change, self.tol, self.warm_start = n_iter_no_change, tol, warm_start
         self.checkpoint, self.checkpoint_every, self.random_state = checkpoint, checkpoint_every, random_state
         self.callbacks, self.verbose = callbacks, verbose
+
+    def _check(self) -> None:
+        super()._check()
+        if not check_widths("FSQ", "levels", self.levels):
+            raise ValueError("FSQ: levels must name at least one dimension")
 
     def _quantiser(self, stream: Stream) -> Any:
         return FiniteScalar(tuple(self.levels))

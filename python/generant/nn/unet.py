@@ -97,6 +97,8 @@ class UNet2D(Module):
         up_blocks = blocks + 1 if up_blocks is None else up_blocks
         if not n or min(channels) < 1:
             raise ValueError(f"UNet2D: channels must be one positive width per level, got {channels}")
+        if channels[0] % 2:
+            raise ValueError(f"UNet2D: channels[0] must be even, for as many sines as cosines, got {channels[0]}")
         if blocks < 1 or not 1 <= up_blocks <= blocks + 1:
             raise ValueError(
                 f"UNet2D: blocks must be at least 1 and up_blocks from 1 to blocks + 1, got {blocks} and {up_blocks}"

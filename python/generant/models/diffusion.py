@@ -218,7 +218,12 @@ class Diffusion(DensityModel):
         for verb in ("transform", "inverse_transform"):
             if not hasattr(self.autoencoder, verb):
                 raise TypeError(f"Diffusion: autoencoder has no {verb}: {self.autoencoder!r}")
-        return np.asarray(self.autoencoder.transform(X))
+        own = self.autoencoder
+        if isinstance(own, type):
+            raise TypeError(f"Diffusion: autoencoder must be a fitted model, got the class {own.__name__}")
+        if getattr(own, "labels_matter", False) and getattr(own, "classes_", None) is not None:
+            raise ValueError("Diffusion: autoencoder was fitted with labels and cannot decode without; fit it to X")
+        return np.asarray(own.transform(X))
 
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
         super()._begin(X, labels, classes)

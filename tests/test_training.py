@@ -107,6 +107,7 @@ BAD = [
     (GMMN(bandwidths=1.0), X, ValueError, "GMMN: bandwidths must name at least one"),
     (GMMN(), X[:1], ValueError, "GMMN.fit: a discrepancy takes batches of at least 2 rows, got 1"),
     (Diffusion(channels=8), IMAGES, TypeError, "Diffusion: channels must be a sequence"),
+    (Diffusion(autoencoder=VAE), X, TypeError, "Diffusion: autoencoder must be a fitted model, got the class VAE"),
     (Diffusion(architecture="unet", channels=(5, 6)), IMAGES, ValueError, "channels.0. must be even"),
 ]  # fmt: skip
 
@@ -126,3 +127,46 @@ def test_what_a_file_cannot_hold_is_named_and_the_old_file_stays(tmp_path):
     with pytest.raises(TypeError, match=r"VAE\.save: likelihood = .* cannot be written to a file"):
         other.save(tmp_path)
     np.testing.assert_array_equal(VAE.load(tmp_path).sample(3, random_state=0), model.sample(3, random_state=0))
+
+
+class OnDevice:
+    """An array as CuPy's are seen from outside: it refuses to become NumPy's unless it is asked with get()."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+
+    def get(self):
+        return self.array
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+
+OnDevice.__module__ = "cupy"
+
+
+def test_arrays_on_a_device_come_to_the_host():
+    y, weight = np.arange(60) % 2, np.linspace(1, 2, 60)
+    here, there = (VAE(**TINY, epochs=1, random_state=0).fit(f(X), f(y), f(weight)) for f in (np.asarray, OnDevice))
+    np.testing.assert_array_equal(there.sample(3, OnDevice(y[:3]), 0), here.sample(3, y[:3], 0))
+    np.testing.assert_array_equal(there.score_samples(OnDevice(X), OnDevice(y)), here.score_samples(X, y))
+    Z = there.transform(OnDevice(X), OnDevice(y))
+    np.testing.assert_array_equal(Z, here.transform(X, y))
+    np.testing.assert_array_equal(there.inverse_transform(OnDevice(Z), OnDevice(y)), here.inverse_transform(Z, y))
+    line = there.interpolate(OnDevice(X[0]), OnDevice(X[1]))
+    np.testing.assert_array_equal(line, here.interpolate(X[0], X[1]))
+
+
+def test_bad_latents_are_refused():
+    model = VAE(**TINY, epochs=1).fit(X)
+    for Z in ([[np.nan, 0.0]], [["a", "b"]]):
+        with pytest.raises(ValueError, match=r"VAE\.inverse_transform: Z must hold finite real numbers"):
+            model.inverse_transform(Z)
+    with pytest.raises(ValueError, match=r"VAE.interpolate: a and b must have one shape, got \(4,\) and \(2,\)"):
+        model.interpolate(X[0], X[1, :2])
+
+
+def test_latents_that_need_a_label_to_be_decoded_are_refused_at_once():
+    own = VAE(**TINY, epochs=1).fit(X, np.arange(60) % 2)
+    with pytest.raises(ValueError, match="Diffusion: autoencoder was fitted with labels and cannot decode without"):
+        Diffusion(autoencoder=own, epochs=1).fit(X)

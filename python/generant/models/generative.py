@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import io, nn, ops, optim
+from ..ops._dispatch import to_host
 from ..random import Stream, seed_from, split
 from .estimator import Estimator, check_count, check_data, check_labels, check_real, not_fitted
 from .scaling import Scaling
@@ -146,7 +147,7 @@ class GenerativeModel(Estimator):
         labels = None if y is None else check_labels(where, y, len(X))
         weight = np.ones(len(X))
         if sample_weight is not None:
-            weight = np.asarray(sample_weight, np.float64)
+            weight = np.asarray(to_host(where, "sample_weight", sample_weight), np.float64)
             if weight.shape != (len(X),):
                 raise ValueError(f"{where}: sample_weight must have shape ({len(X)},), got {weight.shape}")
             if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
@@ -280,7 +281,7 @@ class GenerativeModel(Estimator):
         if y is None:
             edges = np.cumsum(self.priors_)[:-1]
             return np.searchsorted(edges, ops.uniform(Stream(seed, LABELS).at(0), dtype="float64", shape=(n,)), "right")
-        y = np.asarray(y)
+        y = np.asarray(to_host(where, "y", y))
         return self._encode(where, np.full(n, y[()]) if y.ndim == 0 else y, n)
 
     def sample(self, n_samples: int = 1, y: Any = None, random_state: int | None = None) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops._dispatch import to_host
 from .estimator import check_count, check_data
 from .generative import GenerativeModel
 
@@ -45,7 +46,7 @@ class LatentModel(GenerativeModel):
             return None
         if y is None:
             return self._likeliest(x)
-        y = np.asarray(y)
+        y = np.asarray(to_host(where, "y", y))
         return self._encode(where, np.full(len(x), y[()]) if y.ndim == 0 else y, len(x))
 
     def _likeliest(self, x: np.ndarray) -> np.ndarray:
@@ -60,7 +61,7 @@ class LatentModel(GenerativeModel):
         where = f"{type(self).__name__}.transform"
         x = self.scaling_.forward(where, X)
         found = self._latents(x, self._labels_of(where, x, y))
-        return found.astype(np.float64) if np.asarray(X).dtype == np.float64 else found
+        return found.astype(np.float64) if np.asarray(to_host(where, "X", X)).dtype == np.float64 else found
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit, then transform."""
@@ -70,7 +71,9 @@ class LatentModel(GenerativeModel):
         """What latents Z (n, latent_dim) stand for, shaped like X: the mean of p(x | z, y); y where fit had labels."""
         self._fitted("inverse_transform")
         where, shape = f"{type(self).__name__}.inverse_transform", self._latent_shape()
-        z = np.asarray(Z)
+        z = np.asarray(to_host(where, "Z", Z))
+        if z.dtype.kind not in "fiub" or not np.isfinite(z).all():
+            raise ValueError(f"{where}: Z must hold finite real numbers, got dtype {z.dtype}")
         if z.shape[1:] != shape:
             raise ValueError(f"{where}: Z must have shape (n, {', '.join(map(str, shape))}), got {z.shape}")
         if y is None and self.classes_ is not None and self.labels_matter:
@@ -93,8 +96,11 @@ class LatentModel(GenerativeModel):
         self._fitted("interpolate")
         where = f"{type(self).__name__}.interpolate"
         n = check_count(where, "n", n, 2)
-        ends = check_data(where, np.stack([np.asarray(a), np.asarray(b)]))
-        x = self.scaling_.forward(where, ends)
+        ends = [np.asarray(to_host(where, name, end)) for name, end in (("a", a), ("b", b))]
+        if ends[0].shape != ends[1].shape:
+            raise ValueError(f"{where}: a and b must have one shape, got {ends[0].shape} and {ends[1].shape}")
+        x = check_data(where, np.stack(ends))
+        x = self.scaling_.forward(where, x)
         codes = self._labels_of(where, x, y)
         codes = None if codes is None else np.repeat(codes[:1], 2)
         z = self._latents(x, codes)

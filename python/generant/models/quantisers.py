@@ -52,7 +52,7 @@ class EmaCodebook(nn.Module):
 
     def __init__(self, m: int, d: int, stream: Stream, *, decay: float = 0.99, threshold: float = 0.1) -> None:
         self.m, self.d, self.threshold = m, d, threshold
-        self.decay = nn.Buffer(np.array([decay]))
+        self.decay, self.at_once = nn.Buffer(np.array([decay])), nn.Buffer(np.zeros(1))
         self.counts = nn.Buffer(np.full(m, 1e-3, np.float32))
         self.sums = nn.Buffer((1e-3 * ops.normal(next(stream), shape=(m * d,))).astype(np.float32))
 
@@ -65,16 +65,17 @@ class EmaCodebook(nn.Module):
         sums = ops.reshape(self.sums.value, shape=(self.m, self.d))
         return ops.div(sums, ops.reshape(self.counts.value, shape=(self.m, 1)))
 
-    def observe_(self, z: Any, codes: Any, candidates: Any) -> None:
+    def observe_(self, z: Any, codes: Any, candidates: Any, ok: Any = None) -> None:
         """Move the averages towards vectors z (n, d) with these codes (n,), then revive the dead.
 
-        candidates (m,) int64: the row of z that each code would become. Effects: nothing is returned.
+        candidates (m,) int64: the row of z that each code would become. Nothing changes if ok (1 uint8) is 0. Effects:
+        nothing is returned.
         """
         counts, sums, n = self.counts.value, self.sums.value, z.shape[0]
         seen = _counted(z, codes, self.m)
         total = ops.scatter_add(z, codes, m=self.m)
-        ops.ema_(counts, ops.reshape(seen, shape=(self.m,)), self.decay.value)
-        ops.ema_(sums, ops.reshape(total, shape=(self.m * self.d,)), self.decay.value)
+        ops.ema_(counts, ops.reshape(seen, shape=(self.m,)), self.decay.value, ok)
+        ops.ema_(sums, ops.reshape(total, shape=(self.m * self.d,)), self.decay.value, ok)
         alike = n / self.m
         dead = ops.heaviside(ops.full_like(counts, value=self.threshold * alike), counts)
         column = ops.reshape(dead, shape=(self.m, 1))
@@ -82,8 +83,8 @@ class EmaCodebook(nn.Module):
         old = ops.reshape(sums, shape=(self.m, self.d))
         new_sums = ops.add(old, ops.mul(column, ops.sub(fresh, old)))
         new_counts = ops.add(counts, ops.mul(dead, ops.affine(counts, scale=-1.0, shift=alike)))
-        ops.assign_(sums, ops.reshape(new_sums, shape=(self.m * self.d,)))
-        ops.assign_(counts, new_counts)
+        ops.ema_(sums, ops.reshape(new_sums, shape=(self.m * self.d,)), self.at_once.value, ok)
+        ops.ema_(counts, new_counts, self.at_once.value, ok)
 
 
 class FiniteScalar(nn.Module):
@@ -117,5 +118,5 @@ class FiniteScalar(nn.Module):
         """(m, d)."""
         return self.grid.value
 
-    def observe_(self, z: Any, codes: Any, candidates: Any) -> None:
+    def observe_(self, z: Any, codes: Any, candidates: Any, ok: Any = None) -> None:
         """A grid does not move."""

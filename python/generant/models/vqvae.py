@@ -93,8 +93,8 @@ class _Quantised(DecoderModel):
         learner = self._training.learners["autoencoder"]
         net = learner.network(state["autoencoder"])
         (loss, reconstruction, z, codes), gradients = nn.value_and_grad(self._loss)(net, x, weight)
-        _, norm = learner.update(state["autoencoder"], gradients)
-        net.quantiser.observe_(z, codes, candidates)
+        ok, norm = learner.update(state["autoencoder"], gradients)
+        net.quantiser.observe_(z, codes, candidates, ok)
         learner = self._training.learners["prior"]
 
         prior_loss, gradients = nn.value_and_grad(CodePrior.loss)(

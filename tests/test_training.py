@@ -2,7 +2,7 @@
 
 Seen to fail: with rows held out before the seed of the checkpoint is known, with classes held out whole, with the
 classes of the first call's rows as the priors for good, with the rounding of a mean as the scale, with products in
-float32 on the way back, with a changed parameter left in the plan.
+float32 on the way back, with a changed parameter left in the plan, with a codebook that moves in whatever step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from generant import nn
 from generant.data import stratified_split
-from generant.models import FSQ, GAN, GMMN, VAE, VQVAE, Diffusion, likelihoods
+from generant.models import FSQ, GAN, GMMN, VAE, VQVAE, Diffusion, DivergedError, likelihoods
 from generant.models.scaling import Scaling
 from generant.random import Stream
 
@@ -170,3 +170,20 @@ def test_latents_that_need_a_label_to_be_decoded_are_refused_at_once():
     own = VAE(**TINY, epochs=1).fit(X, np.arange(60) % 2)
     with pytest.raises(ValueError, match="Diffusion: autoencoder was fitted with labels and cannot decode without"):
         Diffusion(autoencoder=own, epochs=1).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "x"), [(("categorical", 3), 7), (("logistic", 3), -1), ("bernoulli", 2), ("multinomial", -1)]
+)
+def test_data_that_are_impossible_have_no_score(likelihood, x):
+    model = VAE(**TINY, epochs=1, likelihood=likelihood).fit(np.arange(60).reshape(20, 3) % 2, np.arange(20) % 2)
+    for ask in (model.score, model.class_scores, model.partial_fit):
+        with pytest.raises(ValueError, match=r"VAE\.\w+: x must hold .*, got"):
+            ask(np.full((2, 3), x), *([[0, 1]] if ask != model.class_scores else []))
+
+
+def test_a_codebook_does_not_move_in_a_step_that_is_not_finite():
+    model = VQVAE(n_codes=4, code_dim=2, positions=2, hidden=(8,), batch_size=8, epochs=3, learning_rate=1e22)
+    with pytest.raises(DivergedError):
+        model.fit(X)
+    assert all(np.isfinite(a).all() for a in nn.named_buffers(model.networks_["autoencoder"]).values())

@@ -93,6 +93,13 @@ class DecoderModel(LatentModel, DensityModel):
         made.check(where, X.reshape(len(X), *self._sites(X.shape[1:])))
         return scaling
 
+    def _scaled(self, where: str, X: Any) -> np.ndarray:
+        x, sites = super()._scaled(where, X), self._sites(self.scaling_.shape)
+        made = likelihoods.likelihood(self.likelihood, sites[-1])
+        if not isinstance(made, likelihoods.Bernoulli) or np.all(self.scaling_.scale == 1):  # else a range was fitted
+            made.check(where, x.reshape(len(x), *sites))
+        return x
+
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
         self._grey = bool(((X != 0) & (X != 1)).any())
         super()._begin(X, labels, classes)

@@ -33,7 +33,7 @@ class DensityModel(GenerativeModel):
         self._fitted("class_scores")
         if self.classes_ is None:
             raise ValueError(f"{type(self).__name__}.class_scores: the model was fitted without labels")
-        return self._exact_class_scores(self.scaling_.forward(f"{type(self).__name__}.class_scores", X))
+        return self._exact_class_scores(self._scaled(f"{type(self).__name__}.class_scores", X))
 
     def _exact_class_scores(self, x: np.ndarray) -> np.ndarray:
         scores = [self._score(x, np.full(len(x), c, np.int64)) for c in range(self._n_classes)]
@@ -46,7 +46,7 @@ class DensityModel(GenerativeModel):
         """
         self._fitted("score_samples")
         where = f"{type(self).__name__}.score_samples"
-        x = self.scaling_.forward(where, X)
+        x = self._scaled(where, X)
         if self.classes_ is None:
             return self._score(x, None) + self._log_density()
         if y is not None:

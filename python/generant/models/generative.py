@@ -190,6 +190,10 @@ class GenerativeModel(Estimator):
         self.class_count_ = getattr(self, "class_count_", 0) + rows
         self.priors_ = self.class_count_ / self.class_count_.sum()
 
+    def _scaled(self, where: str, X: Any) -> np.ndarray:
+        """X as scaled rows (n, d) float32, refused if the model can give them no probability."""
+        return self.scaling_.forward(where, X)
+
     def _learners(self) -> dict[str, nn.Learner]:
         made = {}
         for name, network in self._networks(self._stream(INIT)).items():
@@ -214,7 +218,7 @@ class GenerativeModel(Estimator):
             if not (self.warm_start and hasattr(self, "networks_")):
                 self._begin(X, labels)
             training = self._continued()
-            x = self.scaling_.forward(where, X)
+            x = self._scaled(where, X)
             codes = self._training_codes(where, labels, len(x))
             training.run(x, codes, weight, epochs=self.epochs, resume=resume)
         except BaseException:
@@ -238,7 +242,7 @@ class GenerativeModel(Estimator):
         if not begun:
             self._begin(X, labels, classes)
         training = self._continued()
-        x = self.scaling_.forward(where, X)
+        x = self._scaled(where, X)
         codes = self._training_codes(where, labels, len(x))
         if begun and codes is not None:
             self._count(np.bincount(codes[codes >= 0], minlength=self._n_classes))

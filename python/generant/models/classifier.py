@@ -51,13 +51,7 @@ class GenerativeClassifier(Estimator):
         params = self.model.get_params(deep=False)
         model = type(self.model)(**copy.deepcopy(params)).fit(X, y, sample_weight)
         self.model_, self.classes_, self.n_features_in_ = model, model.classes_, model.n_features_in_
-        if given is not None:
-            self.priors_ = given
-        elif sample_weight is None:
-            self.priors_ = model.priors_
-        else:
-            found = np.array([np.sum(np.asarray(sample_weight)[np.asarray(y) == c]) for c in self.classes_])
-            self.priors_ = found / found.sum()
+        self.priors_ = model.priors_ if given is None else given
         return self
 
     def _given_priors(self, where: str, y: Any) -> np.ndarray:

@@ -42,6 +42,8 @@ class DensityModel(GenerativeModel):
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """log p(x) of every row in nats, (n,); log p(x | y) if labels y (n,) are given.
 
+        A model that was fitted without labels takes no notice of y, as scikit-learn's pipelines expect.
+
         A conditional model without y gives log sum_c p(c) p(x | c), p(c) as often as in training.
         """
         self._fitted("score_samples")

@@ -181,14 +181,16 @@ class GenerativeModel(Estimator):
         self.classes_ = None
         if labels is not None:
             self.classes_ = np.unique(labels if classes is None else check_labels("partial_fit", classes, len(classes)))
-            self._count(np.array([np.sum(labels == c) for c in self.classes_]))
         self.history_: list[dict[str, Any]] = []
         self.n_iter_ = 0
 
-    def _count(self, rows: np.ndarray) -> None:
-        """Rows of each class that were trained on, and the priors that follow from them."""
-        self.class_count_ = getattr(self, "class_count_", 0) + rows
-        self.priors_ = self.class_count_ / self.class_count_.sum()
+    def _count(self, codes: np.ndarray | None, weight: np.ndarray) -> None:
+        """Rows of each class that were trained on, by weight, and the priors that follow from them."""
+        if codes is not None:
+            known = codes >= 0
+            rows = np.bincount(codes[known], weight[known], minlength=self._n_classes)
+            self.class_count_ = getattr(self, "class_count_", 0) + rows
+            self.priors_ = self.class_count_ / self.class_count_.sum()
 
     def _scaled(self, where: str, X: Any) -> np.ndarray:
         """X as scaled rows (n, d) float32, refused if the model can give them no probability."""
@@ -215,11 +217,14 @@ class GenerativeModel(Estimator):
         self._check_all()
         before = dict(vars(self))
         try:
-            if not (self.warm_start and hasattr(self, "networks_")):
+            goes_on = self.warm_start and hasattr(self, "networks_")
+            if not goes_on:
                 self._begin(X, labels)
             training = self._continued()
             x = self._scaled(where, X)
             codes = self._training_codes(where, labels, len(x))
+            if not goes_on:
+                self._count(codes, weight)
             training.run(x, codes, weight, epochs=self.epochs, resume=resume)
         except BaseException:
             if not hasattr(self, "networks_"):  # refused before the first step: what was fitted earlier stays
@@ -238,14 +243,12 @@ class GenerativeModel(Estimator):
         where = f"{type(self).__name__}.partial_fit"
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
-        begun = hasattr(self, "networks_")
-        if not begun:
+        if not hasattr(self, "networks_"):
             self._begin(X, labels, classes)
         training = self._continued()
         x = self._scaled(where, X)
         codes = self._training_codes(where, labels, len(x))
-        if begun and codes is not None:
-            self._count(np.bincount(codes[codes >= 0], minlength=self._n_classes))
+        self._count(codes, weight)
         training.run(x, codes, weight, epochs=1, constant=True)
         return self
 
@@ -352,7 +355,8 @@ class GenerativeModel(Estimator):
             model.n_iter_, model._seed, model.history_ = fitted["n_iter"], fitted["seed"], fitted["history"]
             model.classes_ = None if fitted["classes"] is None else np.array(fitted["classes"])
             if model.classes_ is not None:
-                model._count(np.array(fitted["class_count"]))
+                model.class_count_ = np.array(fitted["class_count"])
+                model.priors_ = model.class_count_ / model.class_count_.sum()
             model._load_fitted(fitted, under("fitted."))
             networks = model._networks(Stream(0, INIT))
             for name, network in networks.items():

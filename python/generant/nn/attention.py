@@ -38,6 +38,8 @@ class Attention(Module):
         self.heads = heads
 
     def __call__(self, x: Any, context: Any = None) -> Any:
+        if len(x.shape) != 3:
+            raise ValueError(f"Attention: x must have 3 dimensions (n t d), got shape {tuple(x.shape)}")
         n, t, d = x.shape
         source = x if context is None else context
         q = ops.reshape(self.query(x), shape=(n, t, self.heads, d // self.heads))

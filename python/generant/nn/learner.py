@@ -71,7 +71,12 @@ class Learner:
 
         gradients: in the order of `named_parameters`. ok: whether their norm, before clipping, is finite.
         """
-        gradient = state["gradient"]
+        gradient, wanted = state["gradient"], [tuple(s) for s in self.packed.shapes]
+        if [tuple(g.shape) for g in gradients] != wanted:
+            raise ValueError(
+                f"Learner.update: gradients must be one per parameter, of shapes {wanted}, got "
+                f"{[tuple(g.shape) for g in gradients]}"
+            )
         ops.pack_(gradient, *gradients, offsets=tuple(self.packed.offsets))
         ok, norm = ops.clip_norm_(gradient, limit=self.clip)
         self.optimiser.step(gradient, ok, at={**state["optimiser"], "params": state["params"]})

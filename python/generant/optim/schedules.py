@@ -9,6 +9,8 @@ __all__ = ["constant", "cosine", "linear"]
 
 def constant(step: int, *, lr: float, warmup: int = 0) -> float:
     """lr, after a linear rise over the first `warmup` steps."""
+    if warmup < 0:
+        raise ValueError(f"constant: warmup must be at least 0, got {warmup}")
     return lr * min(1.0, (step + 1) / warmup) if warmup else lr
 
 

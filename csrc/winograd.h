@@ -198,7 +198,8 @@ static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t 
           for (int64_t t = 0; t < strips; ++t) {
             const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
             micro_of<float, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
-                                       m + k * m_plane + i * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0);
+                                       m + k * m_plane + i * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0,
+                                       t + 1 < strips ? a + (i + rows) * ld : a + v_plane, ld == s.c ? 16 : 0);
           }
         }
 }

@@ -79,7 +79,7 @@ static void winograd_dw(const Call& call, const WinogradDw& s, float* scratch) {
           micro_of<float, 2, false>(least(MR, c - row))(
               tiles, v + k * plan.v_plane + row / width * group * width + row % width, width,
               z + k * plan.z_plane + j * group * NR, NR,
-              du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0);
+              du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0, nullptr, 0);
         }
     });
   }

@@ -35,7 +35,7 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
     }
-    if constexpr (kRows && NV <= 2) {
+    if constexpr (NV <= 2) {
       __builtin_prefetch(next);
       next += step;
     }

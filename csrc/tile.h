@@ -25,7 +25,7 @@ constexpr bool kPadEdge = true;            // no masked loads: a ragged panel of
 
 // (k, a, lda, b, ldb, c, ldc, last, add, next, step):
 // c[rows][n] (+)= sum_p a(i, p) b[p][n], n <= NV vectors, of which the last holds `last` columns.
-// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i]. With kRows, the k lines next[p * step] are fetched meanwhile, one
+// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i]. Unless NV = 8, the k lines next[p * step] are fetched meanwhile, one
 // at a time: a burst of them would hold up the loads.
 template <class T>
 using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool, const T*, int64_t);

@@ -88,7 +88,8 @@ template <int size> struct Tile {
 
 // to[k * plane] for kLanes channels of one tile; the tile beside it, which shares `shared` columns, is fetched meanwhile.
 template <int size, int N, int shared, bool kTail, class G>
-static inline void transform_vector(const Tile<size>& tile, int64_t channel, int64_t left, float* to, int64_t plane, G transform) {
+static inline void transform_vector(const Tile<size>& tile, int64_t channel, int64_t left, float* to, int64_t plane,
+                                    G transform) {
   if (channel * sizeof(float) % 64 == 0) {
 #pragma GCC unroll 6
     for (int i = 0; i < size; ++i)
@@ -173,8 +174,10 @@ static void transform_input(const WinogradConv& s, const WinogradSource& from, c
   for (int64_t t = first; t < end; ++t) {
     const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
     if (activated) activated->fill(s, from, sample, r);
-    const Tile<N> tile = activated ? Tile<N>(activated->at, activated->columns * s.c, s.c, N, activated->columns, 0, q * M, zeros)
-        : Tile<N>(from.x + sample * from.sample, from.row, from.pixel, from.h, from.w, r * M - from.top, q * M - from.left, zeros);
+    const Tile<N> tile = activated
+        ? Tile<N>(activated->at, activated->columns * s.c, s.c, N, activated->columns, 0, q * M, zeros)
+        : Tile<N>(from.x + sample * from.sample, from.row, from.pixel, from.h, from.w, r * M - from.top,
+                  q * M - from.left, zeros);
     float* to = v + (t - first) * ld;
     transform_input_tile<F>(tile, s.c, plane, [&](int64_t k) { return to + k; });
   }
@@ -198,7 +201,9 @@ struct Fetch {
 };
 
 // The rows of a dense image that the tiles [first, end) reach and those before do not; `more` rows below each tile.
-template <class F> static Fetch rows_of(const TileGrid& grid, const float* image, int64_t h, int64_t row, int64_t more, int64_t first, int64_t end) {
+template <class F>
+static Fetch fetch_rows(const TileGrid& grid, const float* image, int64_t h, int64_t row, int64_t more, int64_t first,
+                        int64_t end) {
   const auto from = [&](int64_t t) {
     const int64_t r = ceil_div(t % grid.per_sample, grid.columns);
     return image + (t / grid.per_sample * h + (r ? least(h, r * F::kM + more) : 0)) * row;
@@ -211,8 +216,8 @@ template <class F> static Fetch rows_of(const TileGrid& grid, const float* image
 // m[k][tile][column] = sum over sources and channels of v[k][tile][source, channel] u[k][...][channel][column], for the
 // columns of panels [j0, j1) of kTileCols.
 template <class F>
-static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m, int64_t ldm,
-                     Fetch input, Fetch output) {
+static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m,
+                     int64_t ldm, Fetch input, Fetch output) {
   constexpr int64_t NR = kTileCols<float>, W = kFilterColumns;
   static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
   const int64_t strips = ceil_div(tiles, kTileRows), v_plane = plane_of(tiles, ld), m_plane = plane_of(tiles, ldm);
@@ -328,8 +333,8 @@ template <class F> static void winograd_conv(const Call& call, const WinogradCon
       const int64_t width = least(s.o, j1 * kTileCols<float>) - column, ahead = first + call.threads * plan.block;
       const WinogradSource& x = s.source[0];
       const bool dense = x.pixel == s.c && x.row == x.w * s.c && j == begin, whole = s.pixel == width && s.row == s.q * width;
-      const Fetch input = rows_of<F>(grid, x.x, x.h, x.row, F::kR - 1 - x.top, ahead, dense ? ahead + plan.block : ahead);
-      const Fetch output = rows_of<F>(grid, s.y, s.p, s.row, 0, first, whole ? end : first);
+      const Fetch input = fetch_rows<F>(grid, x.x, x.h, x.row, F::kR - 1 - x.top, ahead, dense ? ahead + plan.block : ahead);
+      const Fetch output = fetch_rows<F>(grid, s.y, s.p, s.row, 0, first, whole ? end : first);
       products<F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm, input, output);
       transform_output<F>(s, grid, first, end, m, plan.ldm, column, width);
     }

@@ -29,7 +29,8 @@ struct WinogradDw {
   int64_t row, column;
 };
 
-template <int size> static inline Tile<size> tile_of(const Image& image, int64_t sample, int64_t y, int64_t x, const float* zeros) {
+template <int size>
+static inline Tile<size> tile_of(const Image& image, int64_t sample, int64_t y, int64_t x, const float* zeros) {
   return Tile<size>(image.at + sample * image.sample, image.row, image.pixel, image.h, image.w, y, x, zeros);
 }
 
@@ -72,7 +73,7 @@ static void winograd_dw(const Call& call, const WinogradDw& s, float* scratch) {
     });
     const auto coming = [&](const Image& image, int64_t more) {
       const bool dense = image.pixel == image.channels && image.row == image.w * image.pixel;
-      return rows_of<F>(grid, image.at, image.h, image.row, more, first + group, dense ? first + 2 * group : first + group);
+      return fetch_rows<F>(grid, image.at, image.h, image.row, more, first + group, dense ? first + 2 * group : first + group);
     };
     const Fetch next_x = coming(s.x, R - 1 - s.top), next_g = coming(s.g, 0);
     parallel(call, N * N * cuts, [&](int64_t task, int) {

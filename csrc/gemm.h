@@ -122,7 +122,12 @@ static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int
     const Micro<T> f = w > L ? (by_rows ? micro_of<T, 2, true>(rows) : micro_of<T, 2, false>(rows))
                              : (by_rows ? micro_of<T, 1, true>(rows) : micro_of<T, 1, false>(rows));
     const T* from = a ? a + t * kTileStride<T> * depth : g.a_rows ? g.a + i * g.lda + p : g.a + p * g.lda + i;
-    f(depth, from, a ? kTileStride<T> : g.lda, b, ldb, g.c + i * g.ldc + j, g.ldc, last, p > 0);
+    // What a dense left matrix has next in memory is fetched meanwhile: the next tile, or a share of the next block of k.
+    constexpr int64_t line = 64 / int64_t(sizeof(T));
+    const bool streams = !a && j == 0 && (by_rows ? g.lda == depth : g.lda == g.m && p + depth < g.k);
+    const T* next = by_rows ? from + rows * g.lda : g.a + (p + depth) * g.lda + i / kTileRows * depth * line;
+    f(depth, from, a ? kTileStride<T> : g.lda, b, ldb, g.c + i * g.ldc + j, g.ldc, last, p > 0, streams ? next : from,
+      streams ? line : 0);
     if (finish) g.finish(g.context, i, j, rows, w);
   }
 }
@@ -130,7 +135,7 @@ static void panel(const Product<T>& g, int64_t p, int64_t depth, int64_t i0, int
 // All rows of C, at most kFewRows, times kWideCols columns of B in place.
 template <class T> static void wide_panel(const Product<T>& g, int64_t p, int64_t depth, int64_t j, const T* b) {
   const Micro<T> f = g.a_rows ? micro_of<T, 8, true>(g.m) : micro_of<T, 8, false>(g.m);
-  f(depth, g.a_rows ? g.a + p : g.a + p * g.lda, g.lda, b, g.ldb, g.c + j, g.ldc, kLanes<T>, p > 0);
+  f(depth, g.a_rows ? g.a + p : g.a + p * g.lda, g.lda, b, g.ldb, g.c + j, g.ldc, kLanes<T>, p > 0, nullptr, 0);
   if (g.finish && p + depth == g.k) g.finish(g.context, 0, j, g.m, kWideCols<T>);
 }
 

@@ -9,7 +9,7 @@ namespace generant::GENERANT_NAMESPACE {
 // kRows: a(i, p) = a[i * lda + p], else a[p * lda + i].
 template <class T, int MR, int NV, bool kRows>
 static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __restrict b, int64_t ldb, T* __restrict c,
-                  int64_t ldc, int64_t last, bool add) {
+                  int64_t ldc, int64_t last, bool add, [[maybe_unused]] const T* next, [[maybe_unused]] int64_t step) {
   constexpr int L = kLanes<T>;
   vec<T> acc[MR][NV];
 #pragma GCC unroll 16
@@ -34,6 +34,10 @@ static void micro(int64_t k, const T* __restrict a, int64_t lda, const T* __rest
       const vec<T> av = broadcast(kRows ? a[i * lda] : a[i]);
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+    }
+    if constexpr (NV <= 2) {
+      __builtin_prefetch(next);
+      next += step;
     }
     a += kRows ? 1 : lda;
     b += ldb;

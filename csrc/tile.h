@@ -23,10 +23,12 @@ constexpr bool kPadEdge = false;
 constexpr bool kPadEdge = true;            // no masked loads: a ragged panel of B is always packed, with zeros
 #endif
 
-// (k, a, lda, b, ldb, c, ldc, last, add):
+// (k, a, lda, b, ldb, c, ldc, last, add, next, step):
 // c[rows][n] (+)= sum_p a(i, p) b[p][n], n <= NV vectors, of which the last holds `last` columns.
-// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i].
-template <class T> using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool);
+// kRows: a(i, p) = a[i * lda + p], else a[p * lda + i]. Unless NV = 8, the k lines next[p * step] are fetched meanwhile, one
+// at a time: a burst of them would hold up the loads.
+template <class T>
+using Micro = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, int64_t, int64_t, bool, const T*, int64_t);
 // For a tile of 1 <= rows <= kTileRows (NV = 8: kFewRows); NV = 1, 2 or 8.
 template <class T, int NV, bool kRows> Micro<T> micro_of(int64_t rows);
 

@@ -88,7 +88,8 @@ template <int size> struct Tile {
 
 // to[k * plane] for kLanes channels of one tile; the tile beside it, which shares `shared` columns, is fetched meanwhile.
 template <int size, int N, int shared, bool kTail, class G>
-static inline void transform_vector(const Tile<size>& tile, int64_t channel, int64_t left, float* to, int64_t plane, G transform) {
+static inline void transform_vector(const Tile<size>& tile, int64_t channel, int64_t left, float* to, int64_t plane,
+                                    G transform) {
   if (channel * sizeof(float) % 64 == 0) {
 #pragma GCC unroll 6
     for (int i = 0; i < size; ++i)
@@ -173,11 +174,41 @@ static void transform_input(const WinogradConv& s, const WinogradSource& from, c
   for (int64_t t = first; t < end; ++t) {
     const int64_t sample = t / grid.per_sample, r = t % grid.per_sample / grid.columns, q = t % grid.columns;
     if (activated) activated->fill(s, from, sample, r);
-    const Tile<N> tile = activated ? Tile<N>(activated->at, activated->columns * s.c, s.c, N, activated->columns, 0, q * M, zeros)
-        : Tile<N>(from.x + sample * from.sample, from.row, from.pixel, from.h, from.w, r * M - from.top, q * M - from.left, zeros);
+    const Tile<N> tile = activated
+        ? Tile<N>(activated->at, activated->columns * s.c, s.c, N, activated->columns, 0, q * M, zeros)
+        : Tile<N>(from.x + sample * from.sample, from.row, from.pixel, from.h, from.w, r * M - from.top,
+                  q * M - from.left, zeros);
     float* to = v + (t - first) * ld;
     transform_input_tile<F>(tile, s.c, plane, [&](int64_t k) { return to + k; });
   }
+}
+
+// ---- what products fetch meanwhile ------------------------------------------------------------------------------------
+
+// A run of memory that is soon needed, fetched line by line by micro-kernels (tile.h).
+struct Fetch {
+  const float *at, *end;
+  Fetch share(int64_t i, int64_t shares) const {
+    const int64_t lines = ceil_div(end - at, 16), each = ceil_div(lines, shares);
+    return {at + least(lines, i * each) * 16, at + least(lines, (i + 1) * each) * 16};
+  }
+  // The next n lines; a line at `other`, over and over, once there are no more.
+  const float* take(int64_t n, const float* other, int64_t* step) {
+    if (at >= end) return *step = 0, other;
+    const float* from = at;
+    return at += 16 * n, *step = 16, from;
+  }
+};
+
+// The rows of a dense image that the tiles [first, end) reach and those before do not; `more` rows below each tile.
+template <class F>
+static Fetch fetch_rows(const TileGrid& grid, const float* image, int64_t h, int64_t row, int64_t more, int64_t first,
+                        int64_t end) {
+  const auto from = [&](int64_t t) {
+    const int64_t r = ceil_div(t % grid.per_sample, grid.columns);
+    return image + (t / grid.per_sample * h + (r ? least(h, r * F::kM + more) : 0)) * row;
+  };
+  return {from(least(first, grid.all)), from(least(end, grid.all))};
 }
 
 // ---- products and output --------------------------------------------------------------------------------------------
@@ -185,7 +216,8 @@ static void transform_input(const WinogradConv& s, const WinogradSource& from, c
 // m[k][tile][column] = sum over sources and channels of v[k][tile][source, channel] u[k][...][channel][column], for the
 // columns of panels [j0, j1) of kTileCols.
 template <class F>
-static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m, int64_t ldm) {
+static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t tiles, int64_t j0, int64_t j1, float* m,
+                     int64_t ldm, Fetch input, Fetch output) {
   constexpr int64_t NR = kTileCols<float>, W = kFilterColumns;
   static_assert(W % NR == 0, "a panel lies within one block of columns of the filter");
   const int64_t strips = ceil_div(tiles, kTileRows), v_plane = plane_of(tiles, ld), m_plane = plane_of(tiles, ldm);
@@ -197,8 +229,13 @@ static void products(const WinogradConv& s, const float* v, int64_t ld, int64_t 
           const float* u = s.source[source].u + k * padded(s.o, W) * s.c + (j * NR / W * s.c + c0) * W + j * NR % W;
           for (int64_t t = 0; t < strips; ++t) {
             const int64_t i = tile_start(tiles, strips, t), rows = tile_start(tiles, strips, t + 1) - i;
-            micro_of<float, 2, true>(rows)(least(kWinogradDepth, s.c - c0), a + i * ld, ld, u, W,
-                                       m + k * m_plane + i * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0);
+            const int64_t depth = least(kWinogradDepth, s.c - c0);
+            int64_t step;
+            Fetch& fetch = input.at < input.end ? input : output;
+            const float* next = fetch.take(depth, a, &step);
+            micro_of<float, 2, true>(rows)(depth, a + i * ld, ld, u, W,
+                                       m + k * m_plane + i * ldm + (j - j0) * NR, ldm, kLanes<float>, source > 0 || c0 > 0,
+                                       next, step);
           }
         }
 }
@@ -293,8 +330,13 @@ template <class F> static void winograd_conv(const Call& call, const WinogradCon
       transform_input<F>(s, s.source[k], grid, first, end, zeros, s.affine ? &rows : nullptr, v + k * s.c, plan.ldv);
     for (int64_t j = begin; j < stop; j += plan.chunk) {
       const int64_t j1 = least(stop, j + plan.chunk), column = j * kTileCols<float>;
-      products<F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm);
-      transform_output<F>(s, grid, first, end, m, plan.ldm, column, least(s.o, j1 * kTileCols<float>) - column);
+      const int64_t width = least(s.o, j1 * kTileCols<float>) - column, ahead = first + call.threads * plan.block;
+      const WinogradSource& x = s.source[0];
+      const bool dense = x.pixel == s.c && x.row == x.w * s.c && j == begin, whole = s.pixel == width && s.row == s.q * width;
+      const Fetch input = fetch_rows<F>(grid, x.x, x.h, x.row, F::kR - 1 - x.top, ahead, dense ? ahead + plan.block : ahead);
+      const Fetch output = fetch_rows<F>(grid, s.y, s.p, s.row, 0, first, whole ? end : first);
+      products<F>(s, v, plan.ldv, end - first, j, j1, m, plan.ldm, input, output);
+      transform_output<F>(s, grid, first, end, m, plan.ldm, column, width);
     }
   });
 }

@@ -29,7 +29,8 @@ struct WinogradDw {
   int64_t row, column;
 };
 
-template <int size> static inline Tile<size> tile_of(const Image& image, int64_t sample, int64_t y, int64_t x, const float* zeros) {
+template <int size>
+static inline Tile<size> tile_of(const Image& image, int64_t sample, int64_t y, int64_t x, const float* zeros) {
   return Tile<size>(image.at + sample * image.sample, image.row, image.pixel, image.h, image.w, y, x, zeros);
 }
 
@@ -70,16 +71,25 @@ static void winograd_dw(const Call& call, const WinogradDw& s, float* scratch) {
                              [&](int64_t k) { return z + (k / NR * group + i) * NR + k % NR; });
       }
     });
+    const auto coming = [&](const Image& image, int64_t more) {
+      const bool dense = image.pixel == image.channels && image.row == image.w * image.pixel;
+      return fetch_rows<F>(grid, image.at, image.h, image.row, more, first + group, dense ? first + 2 * group : first + group);
+    };
+    const Fetch next_x = coming(s.x, R - 1 - s.top), next_g = coming(s.g, 0);
     parallel(call, N * N * cuts, [&](int64_t task, int) {
+      Fetch of_x = next_x.share(task, N * N * cuts), of_g = next_g.share(task, N * N * cuts);
       const int64_t k = task / cuts, cut = task % cuts;
       const int64_t begin = tile_start(strips, cuts, cut), end = tile_start(strips, cuts, cut + 1);
       for (int64_t j = 0; j < plan.o_panels; ++j)
         for (int64_t i = begin; i < end; ++i) {
           const int64_t row = i * MR;
+          int64_t step;
+          Fetch& fetch = of_x.at < of_x.end ? of_x : of_g;
+          const float* next = fetch.take(tiles, z, &step);
           micro_of<float, 2, false>(least(MR, c - row))(
               tiles, v + k * plan.v_plane + row / width * group * width + row % width, width,
               z + k * plan.z_plane + j * group * NR, NR,
-              du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0);
+              du + k * u_plane + row * ldu + j * NR, ldu, L, first > 0, next, step);
         }
     });
   }

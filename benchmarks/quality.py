@@ -36,8 +36,8 @@ MIXTURE = {
 }  # fmt: skip
 NLL = {
     "model": "VAE", "architecture": "conv", "likelihood": "bernoulli", "channels": (16, 32), "hidden": (128,),
-    "latent_dim": 16, "epochs": 30, "batch_size": 128, "learning_rate": 1e-3, "ema_decay": 0.99,
-    "n_importance_score": 200,
+    "latent_dim": 16, "epochs": 20, "batch_size": 128, "learning_rate": 1e-3, "ema_decay": 0.99,
+    "n_importance_score": 100,
 }  # fmt: skip
 PLANE: dict[str, dict[str, Any]] = {
     "VAE": {"model": "VAE", "latent_dim": 2, "prior": "mixture", "n_components": 64, "kl_warmup": 1500, "epochs": 200,
@@ -62,7 +62,7 @@ SETS: dict[str, dict[str, Subject]] = {
     },
     "mnist": {
         "VAE": Subject(sets.mnist_model, {
-            "model": "VAE", "likelihood": "bernoulli", "channels": (32, 64), "epochs": 60, "prior": "vamp",
+            "model": "VAE", "likelihood": "bernoulli", "channels": (32, 64), "epochs": 40, "prior": "vamp",
             "n_components": 100,
         }, 1),
         "GAN": Subject(sets.mnist_model, {"model": "GAN", "epochs": 80, "batch_size": 128}, 1),
@@ -178,6 +178,7 @@ def main() -> None:
         return write_docs(args.docs, args.out)
     if args.set is None:
         parser.error(f"say what to measure: {', '.join(SETS)}")
+    pictures = args.pictures and args.pictures / args.set
     subjects, results = SETS[args.set], Results(args.out / f"{args.set}.json", args.set)
     wanted = [w.strip() for w in (args.only or "").split(",")]
     chosen = [n for n in subjects if not args.only or n in wanted or n.split(":")[0] in wanted]
@@ -192,7 +193,7 @@ def main() -> None:
             if results.has(name, subject.settings, seed):
                 continue
             begun = time.perf_counter()
-            found = subject.measure(seed, subject.settings, partial(show, args.pictures, name, seed))
+            found = subject.measure(seed, subject.settings, partial(show, pictures, name, seed))
             found["seconds"] = time.perf_counter() - begun
             found |= {"generant": generant.__version__, "backend": str(generant.show_config()["backend"])}
             found |= {"threads": os.environ.get(THREADS[0], ""), "load": os.getloadavg()[0]}
@@ -200,8 +201,8 @@ def main() -> None:
             results.add(name, subject.settings, seed, found, list(subjects))
             told = "  ".join(f"{k} {v:.4g}" for k, v in found.items() if isinstance(v, float))
             print(f"{name}, seed {seed}: {told}", flush=True)
-    if args.set == "toys" and args.pictures:
-        scatter(args.pictures, list(subjects))
+    if args.set == "toys" and pictures:
+        scatter(pictures, list(subjects))
 
 
 if __name__ == "__main__":

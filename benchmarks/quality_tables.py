@@ -57,20 +57,20 @@ COLUMNS: dict[str, dict[str, Column]] = {
     },
 }
 TEXTS = {
-    "digits": (
-        "UCI digits, 8 x 8, 70 % for training. Accuracy: as `GenerativeClassifier`. SVC on samples: accuracy on real "
-        "held-out\ndigits of a support vector machine that saw 5000 samples only. Log-likelihood: mean of log p(x) of "
-        "held-out\nx = (k + u) / 17, k a pixel's level and u uniform, the same for all rows. Nearest training image: "
-        "median distance\nof samples to it over that of held-out digits."
-    ),
-    "mnist": (
-        "MNIST, 4000 images of 28 x 28 for training, 1000 held out; 2000 samples, compared in pixel space. Memorised: "
-        "much nearer\nto one training image than to any other."
-    ),
-    "toys": (
-        "2500 points for training, 2500 samples against 2500 fresh points. MMD^2: of three Gaussian kernels, 0.05, 0.2 "
-        "and 1 wide;\nbelow its threshold a sample passes for real in a test of level 5 %."
-    ),
+    "digits": """### UCI digits
+
+8 x 8 pixels, 70 % for training. Accuracy: as `GenerativeClassifier`. SVC on samples: accuracy on real held-out digits
+of a support vector machine that saw 5000 samples only. Log-likelihood: mean of log p(x) of held-out x = (k + u) / 17, k
+a pixel's level and u uniform, the same for all rows. Nearest training image: median distance of samples to it over that
+of held-out digits.""",
+    "mnist": """### MNIST
+
+4000 images of 28 x 28 for training, 1000 held out; 2000 samples, compared in pixel space. Memorised: much nearer to one
+training image than to any other.""",
+    "toys": """### Points in the plane
+
+2500 points for training, 2500 samples against 2500 fresh points. MMD^2: of three Gaussian kernels, 0.05, 0.2 and 1
+wide; below its threshold a sample passes for real in a test of level 5 %.""",
 }
 
 

@@ -44,6 +44,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "recall": Column("recall", ".3f"),
         "nearest_ratio": Column("nearest training image", ".3f"),
         "memorised": Column("memorised", ".2%"),
+        "nll": Column("NLL of binary pixels, nats", ".2f"),
         "fit_seconds": Column("fit, CPU s", ".0f", spread=False),
         "sample_seconds": Column("2000 samples, CPU s", ".1f", spread=False),
     },
@@ -62,7 +63,8 @@ TEXTS = {
 8 x 8 pixels, 70 % for training. Accuracy: as `GenerativeClassifier`. SVC on samples: accuracy on real held-out digits
 of a support vector machine that saw 5000 samples only. Log-likelihood: mean of log p(x) of held-out x = (k + u) / 17, k
 a pixel's level and u uniform, the same for all rows. Nearest training image: median distance of samples to it over that
-of held-out digits.""",
+of held-out digits. Mixture and kernels were chosen by a fifth of the training rows; the settings of ours are the same
+for all seeds and were settled on seed 0.""",
     "mnist": """### MNIST
 
 4000 images of 28 x 28 for training, 1000 held out; 2000 samples, compared in pixel space. Memorised: much nearer to one

@@ -74,10 +74,12 @@ struct Broadcast {
     while (i < n) {
       int64_t run = inner_n - index[ndim - 1];
       if (run > n - i) run = n - i;
+      T* const row = to + i;
+      const T* const source = from + at;
       if (s == 0)
-        for (int64_t j = 0; j < run; ++j) to[i + j] = from[at];
-      else
-        for (int64_t j = 0; j < run; ++j) to[i + j] = from[at + j * s];
+        for (int64_t j = 0; j < run; ++j) row[j] = *source;
+      else                                     // operands are dense: the innermost step is 1
+        for (int64_t j = 0; j < run; ++j) row[j] = source[j];
       i += run;
       at += run * s;
       index[ndim - 1] += run;

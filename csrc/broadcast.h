@@ -12,6 +12,21 @@ namespace {
 constexpr int64_t kSpread = 1024;            // elements of a spread buffer
 constexpr int64_t kShortRow = 64;            // below this inner size operands are spread
 
+// Written in vectors, as -O2 leaves such loops scalar.
+template <class T> inline void fill_row(T* to, T value, int64_t n) {
+  constexpr int L = kLanes<T>;
+  const vec<T> v = broadcast(value);
+  int64_t j = 0;
+  for (; j + L <= n; j += L) store(to + j, v);
+  for (; j < n; ++j) to[j] = value;
+}
+template <class T> inline void copy_row(T* to, const T* from, int64_t n) {
+  constexpr int L = kLanes<T>;
+  int64_t j = 0;
+  for (; j + L <= n; j += L) store(to + j, load(from + j));
+  for (; j < n; ++j) to[j] = from[j];
+}
+
 struct Broadcast {
   int ndim = 0;                              // merged dimensions, outermost first
   int64_t shape[generant::kMaxDims + 1];
@@ -74,12 +89,8 @@ struct Broadcast {
     while (i < n) {
       int64_t run = inner_n - index[ndim - 1];
       if (run > n - i) run = n - i;
-      T* const row = to + i;
-      const T* const source = from + at;
-      if (s == 0)
-        for (int64_t j = 0; j < run; ++j) row[j] = *source;
-      else                                     // operands are dense: the innermost step is 1
-        for (int64_t j = 0; j < run; ++j) row[j] = source[j];
+      if (s == 0) fill_row(to + i, from[at], run);
+      else copy_row(to + i, from + at, run);   // operands are dense: the innermost step is 1
       i += run;
       at += run * s;
       index[ndim - 1] += run;

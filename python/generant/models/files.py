@@ -25,7 +25,7 @@ def load(path: str | os.PathLike) -> Any:
         raise FileNotFoundError(f"load: {path} holds no model: it has no {io.CONFIG}")
     config = io.load_json(path / io.CONFIG)
     name = config.get("model") if isinstance(config, dict) else None
-    kind = getattr(models, name, None) if isinstance(name, str) and name in models.__all__ else None
+    kind: Any = getattr(models, name, None) if isinstance(name, str) and name in models.__all__ else None
     if not hasattr(kind, "load"):
         raise io.FormatError(f"{path / io.CONFIG} does not describe a model of generant, but {name!r}")
-    return kind.load(path)  # type: ignore[union-attr]
+    return kind.load(path)

@@ -124,14 +124,15 @@ class GenerativeModel(Estimator):
     def _encode(self, where: str, y: Any, n: int) -> np.ndarray:
         """Labels as class numbers; sets nothing."""
         labels = check_labels(where, y, n)
-        known = np.isin(labels, np.asarray(self.classes_))
+        classes = np.asarray(self.classes_)
+        known = np.isin(labels, classes)
         if not known.all():
             first = int(np.argmin(known))
             raise ValueError(
                 f"{where}: y[{first}] is {labels[~known][0].item()!r}, which fit has not seen; "
-                f"the classes are {', '.join(map(str, self.classes_))}"  # type: ignore[arg-type]
+                f"the classes are {', '.join(map(str, classes))}"
             )
-        return np.searchsorted(self.classes_, labels).astype(np.int64)  # type: ignore[arg-type]
+        return np.searchsorted(classes, labels).astype(np.int64)
 
     # ---- fitting ----
 

@@ -86,7 +86,7 @@ class Training:
         if model.early_stopping and not constant:
             kept, out = self._split(len(x), codes)
             held = tuple(None if a is None else a[out] for a in (x, codes, weight))
-            x, codes, weight = (None if a is None else a[kept] for a in (x, codes, weight))  # type: ignore[assignment]
+            x, codes, weight = x[kept], None if codes is None else codes[kept], weight[kept]
         self.x, self.codes = x, codes  # what is trained on, for those who observe
         size = min(model._rows(), len(x))
         self.total = epochs * (len(x) // size)

@@ -33,16 +33,17 @@ class Program {
   int64_t scratch(int threads) const {
     int64_t most = 0;
     for (const Step& s : steps_)
-      if (s.row.scratch) with_call(s, nullptr, threads, nullptr, [&](const Call& c) { most = std::max(most, s.row.scratch(c)); });
+      if (s.row.scratch) with_call(s, nullptr, threads, nullptr, nullptr, [&](const Call& c) { most = std::max(most, s.row.scratch(c)); });
     return most;
   }
 
-  void run(char* const* buffers, int threads, void* scratch) const {
-    for (const Step& s : steps_) with_call(s, buffers, threads, scratch, [&](const Call& c) { s.row.run(c); });
+  void run(char* const* buffers, int threads, void* scratch, void* stream = nullptr) const {
+    for (const Step& s : steps_) with_call(s, buffers, threads, scratch, stream, [&](const Call& c) { s.row.run(c); });
   }
 
  private:
-  template <class F> static void with_call(const Step& s, char* const* buffers, int threads, void* scratch, F&& body) {
+  template <class F>
+  static void with_call(const Step& s, char* const* buffers, int threads, void* scratch, void* stream, F&& body) {
     Array arrays[2][kArrays];
     for (int side = 0; side < 2; ++side) {
       const std::vector<Operand>& operands = side ? s.out : s.in;
@@ -52,7 +53,7 @@ class Program {
         a.data = operands[i].buffer < 0 ? nullptr : buffers ? buffers[operands[i].buffer] + operands[i].offset : static_cast<void*>(&a);
       }
     }
-    body(Call{arrays[0], arrays[1], s.attrs.data(), scratch, int32_t(s.in.size()), int32_t(s.out.size()), threads, nullptr});
+    body(Call{arrays[0], arrays[1], s.attrs.data(), scratch, int32_t(s.in.size()), int32_t(s.out.size()), threads, stream});
   }
 
   std::vector<Step> steps_;

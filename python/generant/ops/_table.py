@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import TABLE, Op, bilinear_triple, fused, linear_pair, rule, through_definition
-from . import _dispatch
+from . import _device, _dispatch
 from ._spec import DTYPE_NUMBER, DTYPES, Spec
 
 __all__ = ["TABLE", "Row", "bilinear_triple", "fused", "linear_pair", "op", "rule"]
@@ -186,10 +186,12 @@ class Row(Op):
     # ---- the other backends, and everything that is not plain dense NumPy ----
 
     def _normalise(self, execute: Callable, every: bool, xs: Sequence[Any], attrs: dict) -> tuple:
-        """Run `execute(every, arrays, attrs)` on dense NumPy arrays; torch in, torch out."""
+        """Run `execute(every, arrays, attrs)` on dense NumPy arrays; torch in, torch out. Device arrays go to CUDA."""
         torch = any(map(_dispatch.is_torch, xs))
         if len(xs) > self.n_arrays:
             raise TypeError(f"{self.name}: got {len(xs)} arrays, wanted at most {self.n_arrays}; the rest by keyword")
+        if any(map(_device.is_device, xs)):
+            return _device.run(self, every, xs, {k: _plain(self.name, k, v) for k, v in attrs.items()})
         number = _dispatch.float_type_of(xs)
         arrays = tuple(
             None

@@ -1,0 +1,68 @@
+# The optional module `_cuda`: GENERANT_CUDA = AUTO | ON | OFF | HOST (see CMakeLists.txt).
+#
+# Static cudart and no other CUDA library, so that the module can be imported where there is no driver. HOST compiles the
+# same sources with the C++ compiler over csrc/cuda/simulator.h, as `_cuda_host`, which is not installed.
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu)
+
+if(NOT GENERANT_CUDA MATCHES "^(AUTO|ON|OFF|HOST)$")
+  message(FATAL_ERROR "GENERANT_CUDA is '${GENERANT_CUDA}', wanted AUTO, ON, OFF or HOST")
+endif()
+
+if(GENERANT_CUDA STREQUAL "HOST")
+  python_add_library(_cuda_host MODULE WITH_SOABI csrc/cuda/bind.cpp csrc/cuda/simulator.cpp ${cuda_sources})
+  set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  target_include_directories(_cuda_host PRIVATE csrc csrc/cuda)
+  target_compile_definitions(_cuda_host PRIVATE GENERANT_ISA=cuda GENERANT_SIMULATED)
+  target_compile_options(_cuda_host PRIVATE -O2 -march=native -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas)
+  target_link_libraries(_cuda_host PRIVATE pybind11::headers)
+  return()
+endif()
+
+set(build_cuda OFF)
+if(NOT GENERANT_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  set(driver 1)
+  if(GENERANT_CUDA STREQUAL "AUTO")
+    execute_process(COMMAND ${Python_EXECUTABLE} -c "import ctypes; ctypes.CDLL('libcuda.so.1')" RESULT_VARIABLE no_driver
+                    OUTPUT_QUIET ERROR_QUIET)
+    if(no_driver)
+      set(driver 0)
+      message(STATUS "CUDA kernels: not built, there is no NVIDIA driver (GENERANT_CUDA=ON builds them without one)")
+    endif()
+  endif()
+  if(driver)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90a-real 100-real 120-real 120-virtual)
+    endif()
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      set(build_cuda ON)
+    elseif(GENERANT_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "GENERANT_CUDA=ON, but no CUDA compiler was found; set CUDACXX to nvcc")
+    else()
+      message(STATUS "CUDA kernels: not built, there is no CUDA compiler")
+    endif()
+  endif()
+endif()
+
+if(build_cuda)
+  enable_language(CUDA)
+  set(CMAKE_CUDA_STANDARD 17)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  message(STATUS "CUDA kernels: for ${CMAKE_CUDA_ARCHITECTURES}")
+  set_source_files_properties(csrc/cuda/bind.cpp PROPERTIES LANGUAGE CUDA)
+  python_add_library(_cuda MODULE WITH_SOABI csrc/cuda/bind.cpp ${cuda_sources})
+  target_include_directories(_cuda PRIVATE csrc csrc/cuda)
+  target_compile_definitions(_cuda PRIVATE GENERANT_ISA=cuda)
+  # Warnings are errors: nobody reads a log. No contraction where bits are promised (csrc/cuda/philox.h).
+  target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size --threads 0 --extended-lambda
+    --expt-relaxed-constexpr -Werror=all-warnings -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-fno-strict-aliasing>)
+  foreach(name random diffusion)
+    set_property(SOURCE csrc/cuda/${name}.cu APPEND PROPERTY COMPILE_OPTIONS --fmad=false)
+  endforeach()
+  set_target_properties(_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+  target_link_libraries(_cuda PRIVATE pybind11::headers)
+  target_link_options(_cuda PRIVATE -Wl,--exclude-libs,ALL)
+  install(TARGETS _cuda DESTINATION generant)
+endif()

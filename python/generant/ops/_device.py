@@ -1,0 +1,260 @@
+"""Arrays on the GPU: CuPy in, CuPy out, on CuPy's current stream; torch CUDA tensors by DLPack on torch's.
+
+The only place that knows CuPy, which is never imported here before a device array or the caller asks for it. A kernel of
+`_cuda` gets addresses; results and scratch come from CuPy's pool, whose memory is reused in stream order, so that
+nothing waits for the GPU. Small arrays of fixed size that no kernel changes (keys, coefficients) may be given on the
+host and are copied; everything else must be where the first device array is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._spec import DTYPE_NUMBER
+
+__all__ = ["cuda_error", "cuda_module", "cupy", "from_device", "is_device", "kernels", "run", "to_device"]
+
+cuda_error: list[str] = []  # why the compiled CUDA module could not be imported
+
+
+@cache
+def cuda_module() -> ModuleType | None:
+    """The module `_cuda`, or None where this build has none (see `cuda_error`)."""
+    try:
+        return importlib.import_module("generant._cuda")
+    except ImportError as error:
+        cuda_error.append(str(error))
+        return None
+
+
+@cache
+def kernels() -> dict[str, int]:
+    """Kernel numbers by name ("matmul.f32")."""
+    return _module("kernels").kernels()
+
+
+def _module(where: str) -> Any:
+    module = cuda_module()
+    if module is None:
+        raise RuntimeError(
+            f"{where}: this build of generant has no CUDA kernels ({cuda_error[0]}); build it with GENERANT_CUDA=ON, or "
+            "move the arrays to the host with cupy.asnumpy"
+        )
+    return module
+
+
+def cupy(where: str) -> Any:
+    """The module CuPy, with an error that says what is missing: the package, the kernels or a GPU."""
+    _module(where)
+    try:
+        import cupy as module
+    except ImportError as error:
+        raise ImportError(f"{where}: CuPy is needed for arrays on a GPU: pip install 'generant[cuda13]'") from error
+    _a_device(where)
+    return module
+
+
+@cache
+def _a_device(where: str) -> None:
+    answer = _module(where).devices()
+    if not answer["devices"]:
+        raise RuntimeError(f"{where}: no GPU can be used: {answer['reason'] or 'the driver knows none'}")
+
+
+def is_device(x: Any) -> bool:
+    """Whether x lives on a GPU: a CuPy array, a torch CUDA tensor, or anything else with __cuda_array_interface__."""
+    kind = type(x)
+    if kind is np.ndarray or x is None or kind is float:
+        return False
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return x.device.type == "cuda"
+    return hasattr(kind, "__cuda_array_interface__")
+
+
+def _is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+@contextlib.contextmanager
+def torch_stream(cp: Any, tensor: Any) -> Iterator[None]:
+    """CuPy on the stream that torch is using, so that neither waits for the other."""
+    torch: Any = sys.modules["torch"]
+    current = torch.cuda.current_stream(tensor.device)
+    make = getattr(cp.cuda.Stream, "from_external", None)
+    stream = make(current) if make is not None else cp.cuda.ExternalStream(current.cuda_stream)
+    with cp.cuda.Device(tensor.device.index or 0), stream:
+        yield
+
+
+# ---- arrays ----
+
+
+def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_place: bool) -> Any:
+    """x as a dense CuPy array: as it is where possible, a copy if strided, a number as an array without dimensions."""
+    if x is None:
+        return None
+    if isinstance(x, (int, float, np.generic)) and not isinstance(x, bool) and not in_place:
+        kept = x.dtype if isinstance(x, np.generic) and dtype is None else dtype
+        return cp.full((), x, kept or np.float64)
+    if isinstance(x, np.ndarray):
+        fixed = term.dtype is not None and all(letter.isdigit() for letter in term.dims)
+        if in_place or not fixed:
+            raise TypeError(
+                f"{op}: {term.name} is a NumPy array on the host, but other arrays are on a GPU; move it with "
+                "cupy.asarray, or the others with .get()"
+            )
+        return cp.asarray(np.ascontiguousarray(x))
+    if _is_torch(x):
+        if x.device.type != "cuda":
+            raise TypeError(f"{op}: {term.name} is a torch tensor on {x.device}, but other arrays are on a GPU; move it with .cuda()")
+        x = cp.from_dlpack(x.detach().resolve_conj().resolve_neg())
+    elif not isinstance(x, cp.ndarray):
+        if not is_device(x):
+            raise TypeError(f"{op}: {term.name} must be an array, got {type(x).__module__}.{type(x).__qualname__}")
+        x = cp.asarray(x)  # waits for the stream that the interface names
+    if x.dtype.kind not in "fiu" or x.dtype == np.float16:
+        raise TypeError(f"{op}: {term.name} must be float32 or float64, got {x.dtype}; convert it with .astype first")
+    if x.flags.c_contiguous:
+        return x
+    if in_place:
+        raise ValueError(f"{op}: {term.name} is changed in place and must be contiguous")
+    return cp.ascontiguousarray(x)
+
+
+def _float_type(xs: Sequence[Any]) -> np.dtype | None:
+    for x in xs:
+        if is_device(x):
+            name = str(x.dtype).removeprefix("torch.")
+            if name in ("float32", "float64"):
+                return np.dtype(name)
+    return None
+
+
+def _same_device(op: str, row: Any, arrays: Sequence[Any]) -> None:
+    found = {a.device.id: term.name for a, term in zip(arrays, row.spec.inputs, strict=False) if a is not None}
+    if len(found) > 1:
+        places = " and ".join(f"{name} on GPU {number}" for number, name in found.items())
+        raise ValueError(f"{op}: {places}; move one of them")
+
+
+class Shaped(NamedTuple):
+    """Shape and dtype of an array whose values a check may not ask for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+# ---- running an op ----
+
+
+def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
+    """Every output of an op on device arrays; None for those not wanted. attrs: plain Python values."""
+    cp = cupy(row.name)
+    tensor = next((x for x in xs if _is_torch(x)), None)
+    if tensor is None:
+        return _run(cp, row, every, xs, attrs)
+    if tensor.device.type != "cuda":
+        tensor = next((x for x in xs if _is_torch(x) and x.device.type == "cuda"), None)
+        if tensor is None:
+            return _run(cp, row, every, xs, attrs)
+    torch: Any = sys.modules["torch"]
+    with torch_stream(cp, tensor):
+        outs = _run(cp, row, every, xs, attrs)
+        return tuple(None if y is None else torch.from_dlpack(y) for y in outs)
+
+
+def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
+    number = _float_type(xs)
+    arrays = tuple(
+        as_dense(cp, row.name, term, x, term.dtype or number, i in row.effects)
+        for i, (x, term) in enumerate(zip(xs, row.spec.inputs, strict=False))
+    )
+    _same_device(row.name, row, arrays)
+    plan = row._remembered_plan(arrays, attrs, every)
+    if row.check is not None:
+        row._check_values(*map(checkable, arrays), **attrs)
+    if not row.has_kernel:
+        return _definition(cp, row, plan, arrays)
+    arrays += (None,) * (row.n_arrays - len(arrays))
+    outs = tuple(None if o is None else empty(cp, row.name, o[1], o[0]) for o in plan.outputs)
+    launch(cp, row, plan, arrays, outs)
+    return outs
+
+
+def checkable(a: Any) -> Any:
+    """What an op's check of values may look at: whole numbers and coefficients; floats stay where they are."""
+    if a is None:
+        return None
+    return a.get() if a.dtype.kind in "iu" or a.dtype == np.float64 and a.size <= 16 else Shaped(a.shape, a.dtype)
+
+
+def kernel_number(row: Any, plan: Any) -> int:
+    """The CUDA kernel of a checked call."""
+    name = f"{row.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"
+    found = kernels().get(name)
+    if found is None:
+        raise RuntimeError(f"{row.name}: there is no CUDA kernel {name}; move the arrays to the host with cupy.asnumpy")
+    return found
+
+
+def empty(cp: Any, op: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A new array from CuPy's pool."""
+    try:
+        return cp.empty(shape, dtype)
+    except cp.cuda.memory.OutOfMemoryError as error:
+        raise MemoryError(f"{op}: no memory on the GPU for a result of shape {shape}, {dtype}: {error}") from None
+
+
+def launch(cp: Any, row: Any, plan: Any, arrays: Sequence[Any], outs: Sequence[Any]) -> None:
+    """Run the kernel of a checked call on CuPy's current stream."""
+    module: Any = cuda_module()
+    kernel, values = kernel_number(row, plan), tuple(row._encode(plan.attrs))
+    ins, made = tuple(map(_described, arrays)), tuple(map(_described, outs))
+    wanted = module.scratch(kernel, ins, made, values)
+    scratch = None
+    if wanted:
+        scratch = empty(cp, f"{row.name} (scratch)", (wanted,), np.dtype(np.uint8))
+    stream = cp.cuda.get_current_stream()
+    module.launch(kernel, ins, made, values, stream.ptr, 0 if scratch is None else scratch.data.ptr)
+
+
+def _described(a: Any) -> tuple | None:
+    return None if a is None else (a.data.ptr, DTYPE_NUMBER[a.dtype], a.shape)
+
+
+def _definition(cp: Any, row: Any, plan: Any, arrays: Sequence[Any]) -> tuple:
+    """An op without a kernel: its definition, which is made of ops and of functions that CuPy has too."""
+    made = row.definition(*arrays, **plan.attrs)
+    made = () if made is None else made if isinstance(made, tuple) else (made,)
+    return tuple(
+        None if o is None else cp.asarray(y).astype(o[0], copy=False) for y, o in zip(made, plan.outputs, strict=True)
+    )
+
+
+# ---- moving arrays ----
+
+
+def to_device(x: Any) -> Any:
+    """A CuPy array with the numbers of x."""
+    return cupy("to_device").asarray(x)
+
+
+def from_device(x: Any) -> Any:
+    """x on the host: device arrays as NumPy arrays, everything else as it is."""
+    if not is_device(x):
+        return x
+    return x.detach().cpu().numpy() if _is_torch(x) else (x if hasattr(x, "get") else to_device(x)).get()

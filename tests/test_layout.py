@@ -95,7 +95,7 @@ def test_a_file_has_a_name_and_a_size_that_say_what_it_is(path):
 
 @pytest.mark.parametrize("path", PYTHON, ids=relative)
 def test_array_types_are_known_in_one_place(path):
-    if path == PACKAGE / "ops" / "_dispatch.py":
+    if path in (PACKAGE / "ops" / "_dispatch.py", PACKAGE / "ops" / "_device.py"):
         return
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from . import __version__
-from .ops import _dispatch
+from .ops import _device, _dispatch
 
 __all__ = ["get_num_threads", "set_num_threads", "show_config", "trim"]
 
@@ -51,15 +51,29 @@ def _version(package: str) -> str:
 
 
 def _cuda() -> str:
-    """Whether a driver answers. There are no CUDA kernels in this build, and it says so."""
+    """CUDA kernels, GPUs and CuPy, as far as there are any."""
+    module: Any = _device.cuda_module()
+    if module is None:
+        return f"no CUDA kernels in this build; {_driver()}"
+    kernels = f"{len(module.kernels())} kernels"
+    answer = module.devices()
+    if not answer["devices"]:
+        return f"{kernels}; no GPU: {answer['reason'] or 'the driver knows none'}"
+    found = [f"{d['name']} (sm_{d['capability'][0]}{d['capability'][1]}, {d['memory'] >> 30} GB)" for d in answer["devices"]]
+    packages = [name for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(name) != "not installed"]
+    cupy = f"CuPy {_version(packages[0])}" if packages else "CuPy is not installed: pip install 'generant[cuda13]'"
+    return f"{kernels}; {', '.join(found)}; {cupy}"
+
+
+def _driver() -> str:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "no CUDA kernels in this build; no driver found"
+        return "no driver found"
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return "no CUDA kernels in this build; the driver does not answer"
-    return f"no CUDA kernels in this build; {count.value} device(s) present"
+        return "the driver does not answer"
+    return f"{count.value} device(s) present"
 
 
 def get_num_threads() -> int:

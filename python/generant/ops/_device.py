@@ -18,9 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._dispatch import float_type_of, is_torch
 from ._spec import DTYPE_NUMBER
 
-__all__ = ["cuda_error", "cuda_module", "cupy", "from_device", "is_device", "kernels", "run", "to_device"]
+__all__ = [
+    "address", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array", "is_device", "kernels", "program", "run",
+    "to_device",
+]  # fmt: skip
 
 cuda_error: list[str] = []  # why the compiled CUDA module could not be imported
 
@@ -74,15 +78,9 @@ def is_device(x: Any) -> bool:
     kind = type(x)
     if kind is np.ndarray or x is None or kind is float:
         return False
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
+    if is_torch(x):
         return x.device.type == "cuda"
     return hasattr(kind, "__cuda_array_interface__")
-
-
-def _is_torch(x: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
 
 
 @contextlib.contextmanager
@@ -107,14 +105,14 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
         kept = x.dtype if isinstance(x, np.generic) and dtype is None else dtype
         return cp.full((), x, kept or np.float64)
     if isinstance(x, np.ndarray):
-        fixed = term.dtype is not None and all(letter.isdigit() for letter in term.dims)
+        fixed = x.ndim == 0 or (term.dtype is not None and all(letter.isdigit() for letter in term.dims))
         if in_place or not fixed:
             raise TypeError(
                 f"{op}: {term.name} is a NumPy array on the host, but other arrays are on a GPU; move it with "
                 "cupy.asarray, or the others with .get()"
             )
         return cp.asarray(np.ascontiguousarray(x))
-    if _is_torch(x):
+    if is_torch(x):
         if x.device.type != "cuda":
             raise TypeError(f"{op}: {term.name} is a torch tensor on {x.device}, but other arrays are on a GPU; move it with .cuda()")
         x = cp.from_dlpack(x.detach().resolve_conj().resolve_neg())
@@ -129,15 +127,6 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
     if in_place:
         raise ValueError(f"{op}: {term.name} is changed in place and must be contiguous")
     return cp.ascontiguousarray(x)
-
-
-def _float_type(xs: Sequence[Any]) -> np.dtype | None:
-    for x in xs:
-        if is_device(x):
-            name = str(x.dtype).removeprefix("torch.")
-            if name in ("float32", "float64"):
-                return np.dtype(name)
-    return None
 
 
 def _same_device(op: str, row: Any, arrays: Sequence[Any]) -> None:
@@ -164,11 +153,11 @@ class Shaped(NamedTuple):
 def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
     """Every output of an op on device arrays; None for those not wanted. attrs: plain Python values."""
     cp = cupy(row.name)
-    tensor = next((x for x in xs if _is_torch(x)), None)
+    tensor = next((x for x in xs if is_torch(x)), None)
     if tensor is None:
         return _run(cp, row, every, xs, attrs)
     if tensor.device.type != "cuda":
-        tensor = next((x for x in xs if _is_torch(x) and x.device.type == "cuda"), None)
+        tensor = next((x for x in xs if is_torch(x) and x.device.type == "cuda"), None)
         if tensor is None:
             return _run(cp, row, every, xs, attrs)
     torch: Any = sys.modules["torch"]
@@ -178,7 +167,7 @@ def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tupl
 
 
 def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
-    number = _float_type(xs)
+    number = float_type_of(xs)
     arrays = tuple(
         as_dense(cp, row.name, term, x, term.dtype or number, i in row.effects)
         for i, (x, term) in enumerate(zip(xs, row.spec.inputs, strict=False))
@@ -204,7 +193,7 @@ def checkable(a: Any) -> Any:
 
 def kernel_number(row: Any, plan: Any) -> int:
     """The CUDA kernel of a checked call."""
-    name = f"{row.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"
+    name = row.row_name(plan)
     found = kernels().get(name)
     if found is None:
         raise RuntimeError(f"{row.name}: there is no CUDA kernel {name}; move the arrays to the host with cupy.asnumpy")
@@ -232,6 +221,11 @@ def launch(cp: Any, row: Any, plan: Any, arrays: Sequence[Any], outs: Sequence[A
     module.launch(kernel, ins, made, values, stream.ptr, 0 if scratch is None else scratch.data.ptr)
 
 
+def program() -> Any:
+    """An empty `Program` of the CUDA module: kernels in order, which can be captured as a graph."""
+    return _module("record").Program()
+
+
 def _described(a: Any) -> tuple | None:
     return None if a is None else (a.data.ptr, DTYPE_NUMBER[a.dtype], a.shape)
 
@@ -245,7 +239,22 @@ def _definition(cp: Any, row: Any, plan: Any, arrays: Sequence[Any]) -> tuple:
     )
 
 
-# ---- moving arrays ----
+# ---- arrays wherever they are ----
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is a NumPy array or a device array."""
+    return isinstance(x, np.ndarray) or is_device(x)
+
+
+def address(x: Any) -> int:
+    """Where the first element of a NumPy or CuPy array is."""
+    return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+
+
+def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
+    """An array of one value, where `like` lives."""
+    return cupy("full").full(shape, value, dtype) if is_device(like) else np.full(shape, value, dtype)
 
 
 def to_device(x: Any) -> Any:
@@ -253,8 +262,14 @@ def to_device(x: Any) -> Any:
     return cupy("to_device").asarray(x)
 
 
+def dense(x: Any) -> Any:
+    """A device array, of CuPy or anybody else, as a contiguous CuPy array."""
+    cp = cupy("dense")
+    return cp.ascontiguousarray(cp.from_dlpack(x.detach()) if is_torch(x) else cp.asarray(x))
+
+
 def from_device(x: Any) -> Any:
     """x on the host: device arrays as NumPy arrays, everything else as it is."""
     if not is_device(x):
         return x
-    return x.detach().cpu().numpy() if _is_torch(x) else (x if hasattr(x, "get") else to_device(x)).get()
+    return x.detach().cpu().numpy() if is_torch(x) else (x if hasattr(x, "get") else to_device(x)).get()

@@ -1,6 +1,6 @@
 """Which backend runs, and how foreign arrays come in and go out.
 
-The only place that looks at array types. NumPy arrays go straight to the kernels; torch CPU tensors enter by DLPack
+The only place that looks at array types, beside _device.py for arrays on a GPU. NumPy arrays go straight to the kernels; torch CPU tensors enter by DLPack
 without a copy and results leave as torch tensors, and torch is never imported here: a tensor can only exist if the
 user imported it.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 BACKENDS = ("native", "numba", "definition")
+FLOATS = ("float32", "float64")
 ISAS = ("base", "avx2", "avx512", "avx512bf16")
 
 
@@ -133,6 +134,6 @@ def float_type_of(arrays: Sequence[Any]) -> np.dtype | None:
     for a in arrays:
         if isinstance(a, np.ndarray) and a.dtype.kind == "f":
             return a.dtype
-        if is_torch(a) and str(a.dtype) in ("torch.float32", "torch.float64"):
+        if (is_torch(a) or hasattr(type(a), "__cuda_array_interface__")) and str(a.dtype).removeprefix("torch.") in FLOATS:
             return np.dtype(str(a.dtype).removeprefix("torch."))
     return None

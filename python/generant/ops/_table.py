@@ -112,15 +112,19 @@ class Row(Op):
 
     # ---- native ----
 
-    def prepared(self, xs: Sequence[Any], attrs: dict, every: bool) -> tuple:
+    def prepared(self, xs: Sequence[Any], attrs: dict, every: bool, kernels: Callable | None = None) -> tuple:
         """(kernel number, ((dtype number, shape) or None per output), attributes as numbers) of a checked native call.
 
-        Of xs only shapes and dtypes are looked at.
+        Of xs only shapes and dtypes are looked at. kernels() gives kernel numbers by name, of the CPU if left out.
         """
         plan = self.plan(xs, attrs, every)
-        kernel = f"{self.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"
+        number = (kernels or _native_kernels)()[self.row_name(plan)]
         outs = tuple(None if o is None else (DTYPE_NUMBER[o[0]], o[1]) for o in plan.outputs)
-        return _native_kernels()[kernel], outs, tuple(self._encode(plan.attrs))
+        return number, outs, tuple(self._encode(plan.attrs))
+
+    def row_name(self, plan: Plan) -> str:
+        """The name of the kernel that serves a checked call, in its float type."""
+        return f"{self.kernel_name(plan.attrs)}.{'f32' if plan.dtype == np.float32 else 'f64'}"
 
     def _native_runner(self, every: bool) -> Callable:
         native: Any = _dispatch.native_module()

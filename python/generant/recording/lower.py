@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..ops import TABLE
+from ..ops import TABLE, _device
 from ..ops.winograd import filter_variant
 from .memory import assign
 from .tape import Call, Spec, Tape
@@ -37,7 +35,7 @@ class Layout(NamedTuple):
     calls: list[Call]
     places: dict[int, Place]
     specs: dict[int, Spec]
-    constants: list[np.ndarray]
+    constants: list[Any]
     outputs: list[Spec]  # buffers that are new at every run, by index
     arena: int  # bytes
     placed: int  # gradients written straight into their flat buffer
@@ -47,8 +45,8 @@ class _Lowering:
     def __init__(self, tape: Tape, leaves: dict[int, Place], kept: list[int]) -> None:
         self.tape, self.specs, self.kept = tape, dict(tape.specs), kept
         self.base: dict[int, tuple[Any, int]] = {}  # slot -> (Place of a leaf or slot of a result, offset in bytes)
-        self.constants: list[np.ndarray] = []
-        self.value_of: dict[int, np.ndarray] = {}  # constant slots
+        self.constants: list[Any] = []
+        self.value_of: dict[int, Any] = {}  # constant slots
         for slot, place in leaves.items():
             self.base[slot] = (place, 0)
         for slot, array in tape.constants.items():
@@ -73,9 +71,9 @@ class _Lowering:
                 raise ValueError(f"record: {name} changes an input or a frozen array; what is changed must be state")
         return {self.base[slot][0] if slot in self.base else slot for _, slot in changed}
 
-    def _make_constant(self, slot: int, array: np.ndarray) -> None:
+    def _make_constant(self, slot: int, array: Any) -> None:
         self.base[slot] = (Place("constant", len(self.constants), 0), 0)
-        self.constants.append(np.ascontiguousarray(array))
+        self.constants.append(array if array.flags.c_contiguous else array.copy())
         self.value_of[slot] = self.constants[-1]
 
     def _alias_or_fold(self, call: Call) -> None:
@@ -83,7 +81,8 @@ class _Lowering:
         name, out = call.op.name, call.outs[0] if call.outs else None
         given = [s for s in call.ins if s is not None]
         if name == "full_like" and out is not None:
-            self._make_constant(out, np.full(self.specs[out].shape, call.attrs["value"], self.specs[out].dtype))
+            shape, dtype = self.specs[out]
+            self._make_constant(out, _device.full(self.tape.like, shape, call.attrs["value"], dtype))
         elif call.outs and not call.op.effects and all(s in self.value_of for s in given):
             arrays = [None if s is None else self.value_of[s] for s in call.ins]
             for slot, value in zip(call.outs, call.op.run_all(*arrays, **call.attrs), strict=True):
@@ -119,6 +118,8 @@ class _Lowering:
 
     def prepare_filters(self) -> None:
         """Convolutions with frozen filters read them transformed already, as long as those are not too large."""
+        if _device.is_device(self.tape.like):
+            return  # the transformed layout is the CPU's
         budget = LARGEST_FILTERS
         for i, call in enumerate(self.calls):
             if call.op.name not in ("conv2d", "conv2d_act") or call.ins[1] not in self.value_of or any(call.outs[1:]):

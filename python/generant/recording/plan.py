@@ -35,20 +35,34 @@ class Plan:
     plan; placed: gradients that are written straight into their flat buffer.
     """
 
-    def __init__(self, layout: Layout, state: Sequence[np.ndarray], inputs: int, kept: list[int], eager: int) -> None:
+    def __init__(self, layout: Layout, state: Sequence[Any], inputs: int, kept: list[int], eager: int) -> None:
         self.layout, self.state, self.kept = layout, list(state), kept
         self.calls, self.arena, self.eager, self.placed = len(layout.calls), layout.arena, eager, layout.placed
         starts = (len(self.state), inputs, len(layout.constants), len(layout.outputs))
         self._start = dict(zip(("state", "input", "constant", "output", "arena"), np.cumsum([0, *starts]).tolist(),
                                strict=True))  # fmt: skip
-        self._arenas: list[np.ndarray] = [np.zeros(layout.arena, BYTES)] if layout.arena < 1 else [self._new_arena()]
-        self._items: list[Any] = []  # native programs, and calls for Python
+        self._items: list[Any] = []  # programs of kernels, and calls for Python
         self._checks: list[Call] = []
         for call in layout.calls:
             self._emit(call)
+        self._arenas: list[Any] = [self._new_arena()]
 
-    def _new_arena(self) -> np.ndarray:
+    def _new_arena(self) -> Any:
         return _empty(Spec((max(1, self.layout.arena),), BYTES))
+
+    # ---- what a plan on a device does otherwise ----
+
+    @staticmethod
+    def _kernel_of(row: Any, specs: Sequence[Any], attrs: dict[str, Any], every: bool) -> tuple | None:
+        """(kernel number, outputs, attributes) of `Row.prepared`, or None where Python runs the op."""
+        if not hasattr(row, "implementation") or row.implementation() != "native":
+            return None
+        return row.prepared(specs, attrs, every)
+
+    @staticmethod
+    def _new_program() -> Any:
+        native: Any = _dispatch.native_module()
+        return native.Program()
 
     # ---- making ----
 
@@ -70,12 +84,13 @@ class Plan:
             return
         if getattr(row, "check", None) is not None and any(self._given(s) for s in call.ins):
             self._checks.append(call)
-        if not hasattr(row, "implementation") or row.implementation() != "native":
-            self._items.append(call)
-            return
         specs = [None if s is None else self.layout.specs[s] for s in call.ins]
         every = any(s is not None for s in call.outs[row.n_public :])
-        kernel, wanted, values = row.prepared(specs, call.attrs, every)
+        found = self._kernel_of(row, specs, call.attrs, every)
+        if found is None:
+            self._items.append(call)
+            return
+        kernel, wanted, values = found
         outs = [None if w is None else self._operand(s) for s, w in zip(call.outs, wanted, strict=True)]
         ins = [self._operand(s) for s in call.ins] + [None] * (row.n_arrays - len(call.ins))
         self._native(kernel, ins, outs, list(values))
@@ -88,9 +103,8 @@ class Plan:
         )  # fmt: skip
 
     def _native(self, kernel: int, ins: list, outs: list, values: list) -> None:
-        native: Any = _dispatch.native_module()
         if not self._items or isinstance(self._items[-1], Call):
-            self._items.append(native.Program())
+            self._items.append(self._new_program())
         self._items[-1].add(kernel, ins, outs, values)
 
     def _copy(self, flat: int, offset: int, slot: int) -> None:
@@ -105,9 +119,9 @@ class Plan:
         self.layout.places[to], self.layout.specs[to] = there, line
         from_ = to - 1
         self.layout.places[from_], self.layout.specs[from_] = places[slot], line
-        if row.implementation() == "native":
-            kernel, _, values = row.prepared([line, line], {}, True)
-            self._native(kernel, [self._operand(to), self._operand(from_)], [], list(values))
+        found = self._kernel_of(row, [line, line], {}, True)
+        if found is not None:
+            self._native(found[0], [self._operand(to), self._operand(from_)], [], list(found[2]))
         else:
             self._items.append(Call(row, {}, (to, from_), ()))
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Trace, Var
-from ..ops import _dispatch
+from ..ops import _device, _dispatch
+from .device_plan import DevicePlan
 from .lower import Place, lower
 from .plan import Plan
 from .tape import Tape, leaves, map_arrays
@@ -52,14 +53,19 @@ class Recorded:
         fixed = {id(a) for a in self._frozen}
         self._state = [a for a in leaves(state) if id(a) not in fixed]
         for a in self._state:
-            if not isinstance(a, np.ndarray) or not a.flags.carray:
-                raise ValueError("record: state must be contiguous, writeable NumPy arrays")
-        ordered = sorted(self._state, key=lambda a: a.ctypes.data)
+            if not (a.flags.carray if isinstance(a, np.ndarray) else a.flags.c_contiguous):
+                raise ValueError("record: state must be contiguous, writeable NumPy arrays or CuPy arrays")
+        everything = [*self._state, *self._frozen]
+        self.on_device = bool(everything) and _device.is_device(everything[0])
+        if any(_device.is_device(a) != self.on_device for a in everything):
+            raise ValueError("record: state and frozen arrays must all be on the host or all on a GPU")
+        ordered = sorted(self._state, key=_device.address)
         for a, b in itertools.pairwise(ordered):
-            if a.ctypes.data + a.nbytes > b.ctypes.data and b.nbytes:
+            if _device.address(a) + a.nbytes > _device.address(b) and b.nbytes:
                 raise ValueError("record: two arrays of the state overlap; declare the buffer and take ops.part of it")
         for a in self._frozen:
-            a.flags.writeable = False
+            if isinstance(a, np.ndarray):
+                a.flags.writeable = False
         self.plans: OrderedDict[tuple, tuple[Plan, Any]] = OrderedDict()
         self._left: dict[tuple, int] = {}  # comparisons still to be made
 
@@ -67,8 +73,8 @@ class Recorded:
         if any(isinstance(a, Var) for a in inputs):
             return self.step(self.state, *inputs)
         inputs = tuple([self._input(a) for a in inputs])
-        key = tuple([(a.shape, a.dtype.num) if isinstance(a, np.ndarray) else (type(a), a) for a in inputs])
-        arrays = [a for a in inputs if isinstance(a, np.ndarray)]
+        key = tuple([(a.shape, a.dtype.num) if _device.is_array(a) else (type(a), a) for a in inputs])
+        arrays = [a for a in inputs if _device.is_array(a)]
         if key not in self.plans:
             return self._record(key, inputs)
         self.plans.move_to_end(key)
@@ -85,17 +91,23 @@ class Recorded:
             raise TypeError("record: a float input would be part of the plan; pass numpy.array(x, dtype) instead")
         if isinstance(a, np.ndarray) and a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
             return a
+        if _device.is_device(a):
+            if self.plans and not self.on_device:
+                raise TypeError("record: an input is on a GPU, but the state is on the host")
+            return _device.dense(a)
         return _dispatch.as_dense("record", "an input", a, None, False)
 
     # ---- the first call ----
 
     def _record(self, key: tuple, inputs: tuple) -> Any:
-        tape = Tape(self._frozen)
+        inputs = tuple([_device.to_device(a) if self.on_device and isinstance(a, np.ndarray) else a for a in inputs])
+        arrays = [a for a in inputs if _device.is_array(a)]
+        tape = Tape(self._frozen, next(iter([*self._state, *self._frozen, *arrays]), None))
         boxes = {id(a): tape.box(a) for a in self._state}
         for a in self._frozen:
             boxes[id(a)] = tape.box_constant(a)
         places = {boxes[id(a)].slot: Place("state", i, 0) for i, a in enumerate(self._state)}
-        given = [tape.box(a) if isinstance(a, np.ndarray) else a for a in inputs]
+        given = [tape.box(a) if _device.is_array(a) else a for a in inputs]
         for i, var in enumerate([a for a in given if isinstance(a, Var)]):
             places[var.slot] = Place("input", i, 0)
         try:
@@ -111,12 +123,14 @@ class Recorded:
             return Result(len(kept) - 1)
 
         template = map_arrays(keep, result)
-        values = [np.array(a.value) for a in leaves_of(result)]
+        values = [a.value.copy() for a in leaves_of(result)]
         layout = lower(tape, places, kept)
-        arrays = [a for a in inputs if isinstance(a, np.ndarray)]
-        plan = Plan(layout, self._state, len(arrays), kept, tape.peak)
+        if _device.is_device(tape.like):
+            plan: Plan = DevicePlan(layout, self._state, arrays, kept, tape.peak)
+        else:
+            plan = Plan(layout, self._state, len(arrays), kept, tape.peak)
 
-        def build(found: list[np.ndarray]) -> Any:
+        def build(found: list[Any]) -> Any:
             return _built(template, found)
 
         if len(self.plans) >= self.limit:
@@ -126,13 +140,15 @@ class Recorded:
 
     # ---- trust, but verify ----
 
-    def _compared(self, plan: Plan, inputs: tuple, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _compared(self, plan: Plan, inputs: tuple, arrays: list[Any]) -> list[Any]:
         """A replay, with an error if the step itself, on copies, gives other bits."""
         trace = Trace(note=lambda *call: None)  # operators mean ops to traced arrays, as they did when it was recorded
         copies = {id(a): a.copy() for a in self._state}
         boxes: dict[int, Any] = {}
+        if self.on_device:
+            inputs = map_arrays(_device.to_device, inputs)
 
-        def box(a: np.ndarray) -> Any:
+        def box(a: Any) -> Any:
             return boxes.setdefault(id(a), trace.box(copies.get(id(a), a)))
 
         result = self.step(map_arrays(box, self.state), *map_arrays(box, inputs))
@@ -172,7 +188,7 @@ def leaves_of(result: Any) -> list[Any]:
     return found
 
 
-def _built(template: Any, found: list[np.ndarray]) -> Any:
+def _built(template: Any, found: list[Any]) -> Any:
     if isinstance(template, dict):
         return {name: _built(part, found) for name, part in template.items()}
     if isinstance(template, (list, tuple)):
@@ -181,5 +197,5 @@ def _built(template: Any, found: list[np.ndarray]) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = np.asarray(_device.from_device(a)), np.asarray(_device.from_device(b))
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()

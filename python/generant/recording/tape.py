@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import Op, Trace, Var
-from ..ops import _dispatch
+from ..ops import _device, _dispatch
 
 __all__ = ["Call", "Spec", "Tape", "leaves", "map_arrays"]
 
@@ -48,7 +48,7 @@ def map_arrays(f: Callable[[Any], Any], tree: Any) -> Any:
         return {name: map_arrays(f, part) for name, part in tree.items()}
     if isinstance(tree, (list, tuple)):
         return type(tree)([map_arrays(f, part) for part in tree])
-    return f(tree) if isinstance(tree, (np.ndarray, Var)) else tree
+    return f(tree) if isinstance(tree, Var) or _device.is_array(tree) else tree
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -59,24 +59,25 @@ def leaves(tree: Any) -> list[Any]:
 
 
 class Tape:
-    """Records one run of step(state, *inputs)."""
+    """Records one run of step(state, *inputs). like: an array that lives where the others do."""
 
-    def __init__(self, frozen: list[np.ndarray]) -> None:
+    def __init__(self, frozen: list[Any], like: Any = None) -> None:
+        self.like = like
         self.calls: list[Call] = []
         self.specs: dict[int, Spec] = {}
-        self.constants: dict[int, np.ndarray] = {}  # slot -> array
+        self.constants: dict[int, Any] = {}  # slot -> array
         self._slot_of: dict[int, int] = {}  # id of a constant -> its slot
         self._frozen = [_bounds(a) for a in frozen]
         self._live = self.peak = 0
         self.trace = Trace(self._note)
 
-    def box(self, array: np.ndarray) -> Var:
+    def box(self, array: Any) -> Var:
         """The traced array of a leaf."""
         var: Any = self.trace.box(array)
         self.specs[var.slot] = Spec(array.shape, array.dtype)
         return var
 
-    def box_constant(self, array: np.ndarray) -> Var:
+    def box_constant(self, array: Any) -> Var:
         """The traced array of a leaf that never changes."""
         var = self.box(array)
         self.constants[var.slot] = array
@@ -100,7 +101,7 @@ class Tape:
     def _constant(self, op: Op, i: int, a: Any, number: Any) -> int:
         """The slot of an array or number that is not traced: frozen, or refused."""
         if isinstance(a, (int, float, np.generic)):
-            a = np.asarray(a, number or np.float64)
+            a = _device.full(self.like, (), a, number or np.float64)
         elif id(a) in self._slot_of:
             return self._slot_of[id(a)]
         elif not self._is_frozen(a):
@@ -114,15 +115,15 @@ class Tape:
         self.specs[slot] = Spec(a.shape, a.dtype)
         return slot
 
-    def _is_frozen(self, a: np.ndarray) -> bool:
-        if not isinstance(a, np.ndarray) or not a.flags.c_contiguous:
+    def _is_frozen(self, a: Any) -> bool:
+        if not _device.is_array(a) or not a.flags.c_contiguous:
             return False
         low, high = _bounds(a)
         return any(first <= low and high <= last for first, last in self._frozen)
 
-    def _watch(self, value: np.ndarray) -> None:
+    def _watch(self, value: Any) -> None:
         """Count the bytes that are alive at once while the step runs: what an eager step needs."""
-        if isinstance(value.base, np.ndarray):
+        if value.base is not None and _device.is_array(value.base):
             return  # a view
         size = value.nbytes
         self._live += size
@@ -133,9 +134,10 @@ class Tape:
         self._live -= size
 
 
-def _bounds(a: np.ndarray) -> tuple[int, int]:
+def _bounds(a: Any) -> tuple[int, int]:
     """First and last address of a dense array."""
-    return a.ctypes.data, a.ctypes.data + a.nbytes
+    first = _device.address(a)
+    return first, first + a.nbytes
 
 
 def _plain(value: Any) -> Any:

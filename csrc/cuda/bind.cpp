@@ -228,7 +228,7 @@ PYBIND11_MODULE(GENERANT_CUDA_MODULE, m) {
   m.def("devices", &devices, "GPUs, driver version, and why there are none.");
   py::class_<Graph>(m, "Graph", "A recorded step on fixed addresses.")
       .def("replay", [](const Graph& graph, uintptr_t stream) { graph.replay(reinterpret_cast<void*>(stream)); });
-  py::class_<generant::Program>(m, "Program", "Kernels to be run in order on given buffers.")
+  py::class_<generant::Program>(m, "Program", py::module_local(), "Kernels to be run in order on given buffers.")
       .def(py::init<>())
       .def("add", [](generant::Program& program, size_t kernel, const py::list& ins, const py::list& outs, const py::list& attrs) {
         std::vector<double> values;

@@ -207,6 +207,34 @@ step_pure() { # GENERANT_PURE=1 and a compiler that fails both give a wheel with
   )
 }
 
+# ---- CUDA ---------------------------------------------------------------------------------------------------------
+
+cuda_configured() { # cuda_configured FOLDER [cmake arguments]
+  local folder=$1
+  shift
+  PATH=$work/tools/bin:$PATH cmake -G Ninja -S "$src" -B "$folder" -DCMAKE_BUILD_TYPE=Release -DGENERANT_ISAS=base \
+    -Dpybind11_DIR="$("$work/tools/bin/python" -m pybind11 --cmakedir)" \
+    -DPython_EXECUTABLE="$work/test/bin/python" "$@" >"$folder.log" || { cat "$folder.log"; return 1; }
+}
+
+step_cuda() { # the kernels over a simulated GPU; and compiled for a real one, where there is nvcc, to see what they need
+  tools_environment
+  test_environment
+  cuda_configured "$work/cuda_host" -DGENERANT_CUDA=HOST
+  "$work/tools/bin/ninja" -C "$work/cuda_host" --quiet _cuda_host
+  GENERANT_CUDA_HOST=$(echo "$work"/cuda_host/_cuda_host*.so) suite cuda tests/test_cuda_*.py tests/test_cupy_stand_in.py
+  if ! command -v nvcc >/dev/null; then
+    say "compiling for sm_90a: skipped, nvcc is not installed"
+    return 0
+  fi
+  # Kernels may spill nothing and have a budget of registers.
+  cuda_configured "$work/cuda" -DGENERANT_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a-real \
+    -DCMAKE_CUDA_FLAGS="-Werror=all-warnings -Xptxas=-v"
+  "$work/tools/bin/ninja" -v -C "$work/cuda" _cuda >"$work/ptxas" 2>&1 || { grep -vE 'ptxas info|bytes stack' "$work/ptxas" | tail -50; return 1; }
+  python3 .ci/cuda_registers.py "$work/ptxas"
+  (cd "$work/cuda" && "$work/test/bin/python" -c 'import _cuda; print(len(_cuda.kernels()), "kernels;", _cuda.devices())')
+}
+
 # ---- memory, undefined behaviour, old CPUs --------------------------------------------------------------------------
 
 step_sanitizers() { # the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -55,9 +55,9 @@ if(build_cuda)
   python_add_library(_cuda MODULE WITH_SOABI csrc/cuda/bind.cpp ${cuda_sources})
   target_include_directories(_cuda PRIVATE csrc csrc/cuda)
   target_compile_definitions(_cuda PRIVATE GENERANT_ISA=cuda)
-  # Warnings are errors: nobody reads a log. No contraction where bits are promised (csrc/cuda/philox.h).
+  # No contraction where bits are promised (csrc/cuda/philox.h). In CI warnings are errors (.ci/steps.sh).
   target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size --threads 0 --extended-lambda
-    --expt-relaxed-constexpr -Werror=all-warnings -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-fno-strict-aliasing>)
+    --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-fno-strict-aliasing>)
   foreach(name random diffusion)
     set_property(SOURCE csrc/cuda/${name}.cu APPEND PROPERTY COMPILE_OPTIONS --fmad=false)
   endforeach()

@@ -2,6 +2,8 @@
 //
 // One loop per number of inputs; a new row is a functor and one line. The loops are bound by memory for the cheap
 // functions and by arithmetic for the others, which get smaller blocks so that small arrays are shared out too.
+#include "../vmath.h"
+
 #include "../activation_math.h"
 #include "../epilogue.h"
 #include "../parallel.h"
@@ -71,135 +73,6 @@ template <class F> inline F make(const double* attr) {
     map3<T>(c, grain<T, dcost>(), [&](vec<T> h, vec<T> g, vec<T> x) { return h * g * row.template d2<T>(x); }); \
   }
 
-template <class T> inline vec<T> one() { return broadcast(T(1)); }
-
-struct SlopedRelu {                                                                  // r = y
-  double slope;
-  explicit SlopedRelu(const double* attr) : slope(attr[0]) {}
-  template <class T> vec<T> f(vec<T> x) const { return x > T(0) ? x : x * T(slope); }
-  template <class T> vec<T> d(vec<T> y) const { return y > T(0) ? one<T>() : broadcast(T(slope)); }
-};
-
-struct Exp {                                                                         // r = y
-  template <class T> static vec<T> f(vec<T> x) { return vexp(x); }
-  template <class T> static vec<T> d(vec<T> y) { return y; }
-  template <class T> static vec<T> d2(vec<T>) { return one<T>(); }
-};
-
-struct Log {
-  template <class T> static vec<T> f(vec<T> x) { return vlog(x); }
-  template <class T> static vec<T> d(vec<T> x) { return T(1) / x; }
-  template <class T> static vec<T> d2(vec<T> x) { return T(-1) / (x * x); }
-};
-
-struct Sqrt {                                                                        // r = y
-  template <class T> static vec<T> f(vec<T> x) { return sqrt(x); }
-  template <class T> static vec<T> d(vec<T> y) { return T(0.5) / y; }
-  template <class T> static vec<T> d2(vec<T> y) { return T(-0.5) / (y * y); }
-};
-
-struct Rsqrt {                                                                       // r = y
-  template <class T> static vec<T> f(vec<T> x) { return T(1) / sqrt(x); }
-  template <class T> static vec<T> d(vec<T> y) { return y * y * y * T(-0.5); }
-  template <class T> static vec<T> d2(vec<T> y) { return y * y * T(-1.5); }
-};
-
-struct Square {
-  template <class T> static vec<T> f(vec<T> x) { return x * x; }
-  template <class T> static vec<T> d(vec<T> x) { return x + x; }
-  template <class T> static vec<T> d2(vec<T>) { return broadcast(T(2)); }
-};
-
-struct Reciprocal {                                                                  // r = y
-  template <class T> static vec<T> f(vec<T> x) { return T(1) / x; }
-  template <class T> static vec<T> d(vec<T> y) { return -(y * y); }
-  template <class T> static vec<T> d2(vec<T> y) { return y * T(-2); }
-};
-
-struct Abs {
-  template <class T> static vec<T> f(vec<T> x) { return vabs(x); }
-  template <class T> static vec<T> d(vec<T> x) { return x > T(0) ? one<T>() : (x < T(0) ? -one<T>() : x); }
-};
-
-struct Sin {
-  template <class T> static vec<T> f(vec<T> x) { return vsin(x); }
-  template <class T> static vec<T> d(vec<T> x) { return vcos(x); }
-  template <class T> static vec<T> d2(vec<T> x) { return -vsin(x); }
-};
-
-struct Cos {
-  template <class T> static vec<T> f(vec<T> x) { return vcos(x); }
-  template <class T> static vec<T> d(vec<T> x) { return -vsin(x); }
-  template <class T> static vec<T> d2(vec<T> x) { return -vcos(x); }
-};
-
-struct Erf {
-  template <class T> static vec<T> f(vec<T> x) { return verf(x); }
-  template <class T> static vec<T> d(vec<T> x) { return vexp(-(x * x)) * T(1.1283791670955126); }
-  template <class T> static vec<T> d2(vec<T> x) {
-    const vec<T> xc = finite(x, T(1e18));
-    return xc * vexp(-(xc * xc)) * T(-2.2567583341910252);
-  }
-};
-
-// coefficient * x ** p, by multiplication and square roots where p allows it with few roundings.
-struct Monomial {
-  double coefficient, p;
-  int kind;
-  enum { kZero, kConstant, kLinear, kSquare, kCube, kInverse, kInverseSquare, kRoot, kInverseRoot, kAny };
-  Monomial(double coefficient, double p) : coefficient(coefficient), p(p) {
-    constexpr double exponents[] = {0, 1, 2, 3, -1, -2, 0.5, -0.5};
-    kind = kAny;
-    for (int i = 0; i < 8; ++i)
-      if (p == exponents[i]) kind = kConstant + i;
-    if (coefficient == 0) kind = kZero;
-  }
-  template <class T> vec<T> at(vec<T> x) const {
-    const T k = T(coefficient);
-    switch (kind) {
-      case kZero: return vec<T>{};
-      case kConstant: return broadcast(k);
-      case kLinear: return x * k;
-      case kSquare: return x * x * k;
-      case kCube: return x * x * x * k;
-      case kInverse: return k / x;
-      case kInverseSquare: return k / (x * x);
-      case kRoot: return sqrt(x) * k;
-      case kInverseRoot: return k / vabs(sqrt(x));         // inf at -0 too
-      default: return vpow(x, p) * k;
-    }
-  }
-};
-
-struct Power {
-  Monomial f0, f1, f2;
-  explicit Power(const double* a) : f0(1, a[0]), f1(a[0], a[0] - 1), f2(a[0] * (a[0] - 1), a[0] - 2) {}
-  template <class T> vec<T> f(vec<T> x) const { return f0.template at<T>(x); }
-  template <class T> vec<T> d(vec<T> x) const { return f1.template at<T>(x); }
-  template <class T> vec<T> d2(vec<T> x) const { return f2.template at<T>(x); }
-};
-
-// None arrives as NaN and limits nothing, since comparisons with it are false.
-struct Clip {
-  double low, high;
-  explicit Clip(const double* attr) : low(attr[0]), high(attr[1]) {}
-  template <class T> vec<T> f(vec<T> x) const {
-    const T lo = T(low), hi = T(high);
-    x = x < lo ? broadcast(lo) : x;
-    return x > hi ? broadcast(hi) : x;
-  }
-  template <class T> vec<T> d(vec<T> x) const {
-    const T lo = T(low), hi = T(high);
-    return (x < lo) | (x > hi) | (x != x) ? vec<T>{} : one<T>();
-  }
-};
-
-struct Affine {
-  double scale, shift;
-  explicit Affine(const double* attr) : scale(attr[0]), shift(attr[1]) {}
-  template <class T> vec<T> f(vec<T> x) const { return fma(x, broadcast(T(scale)), broadcast(T(shift))); }
-};
-
 }  // namespace
 
 ROW2(relu, Relu, false, false)
@@ -226,10 +99,6 @@ ROW1(affine, Affine, false)
 // ---- the epilogue of products and convolutions (epilogue.h) ----------------------------------------------------------
 
 namespace {
-
-struct Identity {
-  template <class T> static vec<T> f(vec<T> x) { return x; }
-};
 
 template <class T, class F>
 static void finish_layer(const void* context, int64_t i, int64_t j, int64_t m, int64_t n) {

@@ -2,6 +2,7 @@
 
 GENERANT_CUDA_HOST names the compiled module `_cuda_host` (CMake: -DGENERANT_CUDA=HOST); it then takes the place of
 `generant._cuda`, and tests/host_cuda/cupy the place of CuPy. Otherwise a GPU, CuPy and a build with CUDA are wanted.
+GENERANT_RAW_ALLOCATOR=1 takes every array from the driver, so that compute-sanitizer knows where it ends.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def device() -> Any:
     cupy = pytest.importorskip("cupy")
     if not HOST and not cupy.cuda.is_available():
         pytest.skip("no GPU here", allow_module_level=True)
+    if os.environ.get("GENERANT_RAW_ALLOCATOR"):
+        cupy.cuda.set_allocator(None)
     return cupy
 
 

@@ -29,10 +29,16 @@ cases = load("test_ops")
 _device = __import__("generant.ops._device", fromlist=["kernels"])
 
 FAMILIES = os.environ.get("GENERANT_TEST_FAMILIES", "")  # while working: "activation,reduce"
+SMALL = os.environ.get("GENERANT_TEST_SMALL", "")  # under a slow tool: float32 and the first two cases of every op
 CHOSEN = [
     case for case in cases.CASES_BY_DTYPE
     if not FAMILIES or case.values[0].__module__.split(".")[-1] in FAMILIES.split(",")
 ]  # fmt: skip
+if SMALL:
+    CHOSEN = [
+        case for i, case in enumerate(CHOSEN)
+        if case.values[-1] == "float32" and sum(c.values[0] is case.values[0] for c in CHOSEN[:i]) < 4
+    ]  # fmt: skip
 
 
 def on_device(x):

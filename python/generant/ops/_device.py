@@ -66,11 +66,31 @@ def cupy(where: str) -> Any:
     return module
 
 
+OLDEST = (7, 5)  # compute capability that csrc/cuda is compiled for; newer ones run by PTX
+
+
 @cache
+def devices() -> dict[str, Any]:
+    """What the driver says: devices (name, capability, memory), driver version, and the reason where there are none."""
+    return _module("devices").devices()
+
+
 def _a_device(where: str) -> None:
-    answer = _module(where).devices()
+    answer = devices()
     if not answer["devices"]:
         raise RuntimeError(f"{where}: no GPU can be used: {answer['reason'] or 'the driver knows none'}")
+
+
+@cache
+def _new_enough(where: str, number: int) -> None:
+    """Refuse a GPU that there is no code for."""
+    found = devices()["devices"]
+    if number < len(found) and found[number]["capability"] < OLDEST and not _module(where).simulated:
+        name, capability = found[number]["name"], ".".join(map(str, found[number]["capability"]))
+        raise RuntimeError(
+            f"{where}: GPU {number} ({name}) has compute capability {capability}, and the kernels need "
+            f"{'.'.join(map(str, OLDEST))} or newer; move the arrays to the host with cupy.asnumpy"
+        )
 
 
 def is_device(x: Any) -> bool:
@@ -130,10 +150,12 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
 
 
 def _same_device(op: str, row: Any, arrays: Sequence[Any]) -> None:
-    found = {a.device.id: term.name for a, term in zip(arrays, row.spec.inputs, strict=False) if a is not None}
+    found = {a.data.device_id: term.name for a, term in zip(arrays, row.spec.inputs, strict=False) if a is not None}
     if len(found) > 1:
-        places = " and ".join(f"{name} on GPU {number}" for number, name in found.items())
+        places = " but ".join(f"{name} is on GPU {number}" for number, name in found.items())
         raise ValueError(f"{op}: {places}; move one of them")
+    for number in found:
+        _new_enough("generant", number)
 
 
 class Shaped(NamedTuple):

@@ -1,0 +1,138 @@
+"""Device arrays and ops: what is refused and how it says so, memory that runs out, arrays of other libraries.
+
+Seen to fail: with the check for host arrays taken out of as_dense, with MemoryError left to CuPy, with the check of the
+compute capability taken out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import generant
+from generant import ops
+from generant.ops import _device
+
+_spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
+assert _spec is not None and _spec.loader is not None
+cuda_device = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cuda_device)
+cupy = cuda_device.device()
+simulated = pytest.mark.skipif(not cuda_device.HOST, reason="needs the simulation, which lets the driver say anything")
+
+
+@pytest.fixture
+def x():
+    return cupy.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+
+
+def test_results_live_where_inputs_live(x):
+    y = ops.add(x, x)
+    assert isinstance(y, cupy.ndarray) and y.get().tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert ops.add(x, 1.5).get().tolist() == [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]]
+    assert ops.add(x.T, cupy.ascontiguousarray(x.T)).get().tolist() == (2 * x.get().T).tolist()  # strided: copied
+
+
+def test_small_arrays_of_fixed_size_may_come_from_the_host(x):
+    key = np.array([1, 2], np.uint64)
+    alpha = cupy.asarray(np.ones(2, np.float32))
+    noisy = ops.q_sample(x, alpha, alpha, key)
+    assert noisy.get().tobytes() == ops.q_sample(x.get(), alpha.get(), alpha.get(), key).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: ops.add(x, x.get()), TypeError, "add: b is a NumPy array on the host, but other arrays are on a GPU"),
+        (lambda x: ops.matmul(x.get(), x.T), TypeError, "matmul: x is a NumPy array on the host"),
+        (lambda x: ops.add(x, [1, 2, 3]), TypeError, "add: b must be an array, got builtins.list"),
+        (lambda x: ops.add(x, x.astype(np.float64)), TypeError, "add: b is float64 but a is float32"),
+        (lambda x: ops.matmul(x, x), ValueError, "matmul: d is 3 but w has d = 2"),
+        (lambda x: ops.add(x.astype(np.float16), x), TypeError, "add: a must be float32 or float64, got float16"),
+        (lambda x: ops.assign_(x.T, x.T), ValueError, "assign_: dst is changed in place and must be contiguous"),
+        (lambda x: ops.assign_(x.get(), x), TypeError, "assign_: dst is a NumPy array on the host"),
+        (lambda x: ops.gather(x, cupy.asarray(np.array([0, 2]))), ValueError, r"gather: index\[1\] is 2, wanted 0 <= index < 2"),
+        (lambda x: ops.softmax(x, axis=0), TypeError, "softmax: "),
+    ],
+)
+def test_bad_input_is_refused_by_name(x, call, error, message):
+    before = x.get()
+    with pytest.raises(error, match=message):
+        call(x)
+    np.testing.assert_array_equal(x.get(), before)
+
+
+def test_memory_that_runs_out_says_how_much_was_wanted_and_leaves_the_inputs(x):
+    pool = cupy.get_default_memory_pool()
+    before = x.get()
+    pool.set_limit(size=pool.used_bytes() + (8 << 20))
+    try:
+        with pytest.raises(MemoryError, match=r"expand: no memory on the GPU for a result of shape \(3000, 3000\), float32"):
+            ops.expand(cupy.zeros((1, 1), np.float32), shape=(3000, 3000))
+    finally:
+        pool.set_limit(size=0)
+    np.testing.assert_array_equal(ops.add(x, x).get(), 2 * before)
+
+
+class Foreign:
+    """An array of another library: memory, and the stream on which it was written."""
+
+    def __init__(self, owner, stream):
+        self.owner = owner
+        self.__cuda_array_interface__ = {**owner.__cuda_array_interface__, "stream": stream}
+
+    __cuda_array_interface__: dict = {}
+
+    @property
+    def dtype(self):
+        return self.owner.dtype
+
+
+def test_arrays_of_other_libraries_come_in_by_the_array_interface(x):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        y = x * 2
+    assert ops.add(Foreign(y, stream.ptr or 1), x).get().tolist() == (3 * x.get()).tolist()
+
+
+@simulated
+def test_what_is_missing_is_named(x, monkeypatch):
+    module = _device.cuda_module()
+    _device.devices.cache_clear(), _device._new_enough.cache_clear()
+    try:
+        none = {"devices": [], "driver": 0, "reason": "no NVIDIA driver was found"}
+        monkeypatch.setattr(module, "devices", lambda: none)
+        with pytest.raises(RuntimeError, match="add: no GPU can be used: no NVIDIA driver was found"):
+            ops.add(x, x)
+        assert "no GPU: no NVIDIA driver was found" in generant.show_config()["CUDA"]
+        _device.devices.cache_clear()
+        old = {"name": "GeForce GTX 1080", "capability": (6, 1), "memory": 8 << 30, "multiprocessors": 20}
+        monkeypatch.setattr(module, "devices", lambda: {"devices": [old], "driver": 12040, "reason": ""})
+        monkeypatch.setattr(module, "simulated", False)
+        with pytest.raises(RuntimeError, match=r"GPU 0 \(GeForce GTX 1080\) has compute capability 6.1, and the kernels need 7.5"):
+            ops.add(x, x)
+        assert "GeForce GTX 1080 (sm_61, 8 GB)" in generant.show_config()["CUDA"]
+    finally:
+        monkeypatch.undo()
+        _device.devices.cache_clear(), _device._new_enough.cache_clear()
+    monkeypatch.setattr(_device, "cuda_module", lambda: None)
+    monkeypatch.setattr(_device, "cuda_error", ["No module named 'generant._cuda'"])
+    with pytest.raises(RuntimeError, match="add: this build of generant has no CUDA kernels .*GENERANT_CUDA=ON"):
+        ops.add(x, x)
+
+
+def test_torch_tensors_on_a_gpu_come_back_as_torch_tensors():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        a = torch.randn(1000, 1000, device="cuda")
+        b = ops.add(a @ a, a)
+        assert isinstance(b, torch.Tensor) and b.is_cuda
+        torch.testing.assert_close(b, a @ a + a)
+    with pytest.raises(TypeError, match="add: b is a torch tensor on cpu, but other arrays are on a GPU"):
+        ops.add(a, a.cpu())

@@ -42,7 +42,7 @@ if SMALL:
 
 
 def on_device(x):
-    return x if x is None or not isinstance(x, np.ndarray) else cupy.asarray(x)
+    return cupy.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 
 def device_outputs(row, xs, attrs):

@@ -25,7 +25,7 @@ inline void philox_lanes(vw low, uint64_t high, vw seed, vw stream, vw (&c)[4]) 
   for (int r = 0; r < 10; ++r) {
     const vw p = mul_low(c[0], kPhiloxA), q = mul_low(c[2], kPhiloxB);
     c[0] = ((q >> 32) ^ c[1] ^ k0) & kLow32, c[1] = q & kLow32, c[2] = ((p >> 32) ^ c[3] ^ k1) & kLow32, c[3] = p & kLow32;
-    k0 = (k0 + 0x9E3779B9u) & kLow32, k1 = (k1 + 0xBB67AE85u) & kLow32;
+    k0 = (k0 + kPhiloxKey0) & kLow32, k1 = (k1 + kPhiloxKey1) & kLow32;
   }
 }
 

@@ -8,13 +8,13 @@
 // A block is as many counters as a float vector has lanes. They lie in 64-bit lanes, even ones in one vector and odd
 // ones in another, because that is what the 32 x 32 -> 64 bit multiply reads and writes: no shuffles between rounds.
 #pragma once
+#include "philox_one.h"
 #include "simd.h"
 
 namespace {
 
 typedef uint64_t vw __attribute__((vector_size(kVectorBytes)));
-constexpr uint32_t kPhiloxA = 0xD2511F53u, kPhiloxB = 0xCD9E8D57u;
-constexpr uint64_t kLow32 = 0xFFFFFFFFull, kLowWords = 1ull << 63;
+constexpr uint64_t kLow32 = 0xFFFFFFFFull;
 
 inline vw mul_low(vw a, uint32_t m) {               // the lower halves only; the upper ones may hold anything
 #if defined(__AVX512F__)
@@ -38,7 +38,7 @@ struct Philox {
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
     for (int r = 0; r < 10; ++r) {
       key[r][0] = k0, key[r][1] = k1;
-      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+      k0 += kPhiloxKey0, k1 += kPhiloxKey1;
     }
     const uint64_t q = uint64_t(kPhiloxB) * uint32_t(stream);
     const uint32_t c0 = uint32_t(q >> 32) ^ uint32_t(high) ^ uint32_t(key[0][0]);
@@ -115,12 +115,6 @@ struct Uniform {                                    // [0, 1): the leading 24 or
   }
 };
 
-constexpr double kLog[] = {0x1.2f05634bd54d7p-3, 0x1.39a1babe2ac94p-3, 0x1.74663ee81c020p-3, 0x1.c71c52095f033p-3,
-                           0x1.24924941f121fp-2, 0x1.999999997fdb8p-2, 0x1.5555555555592p-1};
-constexpr double kSin[] = {0x1.e3eed5cfb0124p-38, -0x1.e30063a0372b0p-30, 0x1.50782fca38d4fp-22, -0x1.32d2cce2d5363p-15,
-                           0x1.466bc67758700p-9, -0x1.4abbce625be41p-4, 0x1.921fb54442d18p-1};
-constexpr double kCos[] = {-0x1.b263c353b6c7bp-42, 0x1.f9cc40acd6483p-34, -0x1.a6d1ec7e0bd42p-26, 0x1.e1f5068367b28p-19,
-                           -0x1.55d3c7e3c9280p-12, 0x1.03c1f081b5aaep-6, -0x1.3bd3cc9be45dep-2, 1.0};
 template <int N> inline vd horner(const double (&k)[N], vd x) {
   vd p = broadcast(k[0]);
 #pragma GCC unroll 8
@@ -128,30 +122,27 @@ template <int N> inline vd horner(const double (&k)[N], vd x) {
   return p;
 }
 
+template <int N> inline __attribute__((always_inline)) vf exact_horner(const float (&k)[N], vf x) {
+  vf p = broadcast(k[0]);
+#pragma GCC unroll 8
+  for (int i = 1; i < N; ++i) p = exact_fma(p, x, broadcast(k[i]));
+  return p;
+}
+
 struct Normal {                                     // sqrt(-2 log u) (cos 2 pi v, sin 2 pi v)
   static inline __attribute__((always_inline)) void pair(vu a, vu b, vf& x, vf& y) {
     typedef vmask<float> vi;
-    const vi j = (vi)(to_float(a) + 0.5f) - 0x4F3504F3;
+    const vi j = (vi)(to_float(a) + 0.5f) - kMiddle32;
     const vf e = __builtin_convertvector(j >> 23, vf);
-    const vf t = (vf)((j & 0x7FFFFF) + 0x3F3504F3) - 1.0f;
+    const vf t = (vf)((j & 0x7FFFFF) + kSqrtHalf32) - 1.0f;
     const vf z = t * t;
-    vf p = exact_fma(broadcast(-0x1.645ed0p-3f), t, broadcast(0x1.2432bep-2f));
-    p = exact_fma(p, t, broadcast(-0x1.317452p-2f));
-    p = exact_fma(p, t, broadcast(0x1.538248p-2f));
-    p = exact_fma(p, t, broadcast(-0x1.98d7f2p-2f));
-    p = exact_fma(p, t, broadcast(0x1.000382p-1f));
-    p = exact_fma(p, t, broadcast(-0x1.5556d8p-1f));
-    p = exact_fma(e, broadcast(0x1.bd0106p-12f), (p * t) * z) + z;
-    const vf r = sqrt(exact_fma(e, broadcast(-0x1.63p0f), exact_fma(t, broadcast(-2.0f), p)));
+    vf p = exact_horner(kLog32, t);
+    p = exact_fma(e, broadcast(kLogTwo32[1]), (p * t) * z) + z;
+    const vf r = sqrt(exact_fma(e, broadcast(kLogTwo32[0]), exact_fma(t, broadcast(-2.0f), p)));
 
     const vf v = __builtin_convertvector((vi)(b << 2), vf) * 0x1p-31f;
     const vf w = v * v;
-    vf s = exact_fma(broadcast(-0x1.2d9302p-15f), w, broadcast(0x1.465e92p-9f));
-    s = exact_fma(s, w, broadcast(-0x1.4abbbap-4f));
-    s = exact_fma(s, w, broadcast(0x1.921fb6p-1f)) * v;
-    vf c = exact_fma(broadcast(-0x1.4e8448p-12f), w, broadcast(0x1.03b090p-6f));
-    c = exact_fma(c, w, broadcast(-0x1.3bd39cp-2f));
-    c = exact_fma(c, w, broadcast(1.0f));
+    const vf s = exact_horner(kSin32, w) * v, c = exact_horner(kCos32, w);
 
     const vu quadrant = b + 0x20000000u;            // in the two highest bits
     const auto odd = (quadrant & 0x40000000u) != 0;
@@ -161,13 +152,13 @@ struct Normal {                                     // sqrt(-2 log u) (cos 2 pi 
 
   static inline void pair(vw a, vw b, vd& x, vd& y) {
     typedef vmask<double> vi;
-    const vi j = (vi)(__builtin_convertvector(a, vd) + 0.5) - 0x43E6A09E667F3BCDll;
+    const vi j = (vi)(__builtin_convertvector(a, vd) + 0.5) - kMiddle;
     const vd e = __builtin_convertvector(j >> 52, vd);
-    const vd t = (vd)((j & 0xFFFFFFFFFFFFFll) + 0x3FE6A09E667F3BCDll) - 1.0;
+    const vd t = (vd)((j & 0xFFFFFFFFFFFFFll) + kSqrtHalf) - 1.0;
     const vd s = t / (2.0 + t), z = s * s, h = 0.5 * (t * t);
     const vd p = horner(kLog, z);
     const vd g = s * (h + z * p);
-    const vd log = e * 0x1.62e42fee00000p-1 - ((h - (g + e * 0x1.a39ef35793c76p-33)) - t);
+    const vd log = e * kLogTwo[0] - ((h - (g + e * kLogTwo[1])) - t);
     const vd r = sqrt(-2.0 * log);
 
     const vd v = __builtin_convertvector((vi)(b << 2), vd) * 0x1p-63;

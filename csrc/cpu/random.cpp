@@ -64,14 +64,9 @@ KERNEL(philox) {
   uint32_t* y = out<uint32_t>(c);
   parallel_range(c, c.in[0].shape[0], 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      uint32_t x[4], k0 = key[0], k1 = key[1];
+      uint32_t x[4];
       memcpy(x, counter + 4 * i, sizeof x);
-      for (int r = 0; r < 10; ++r) {
-        const uint64_t p = uint64_t(kPhiloxA) * x[0], q = uint64_t(kPhiloxB) * x[2];
-        x[0] = uint32_t(q >> 32) ^ x[1] ^ k0, x[1] = uint32_t(q);
-        x[2] = uint32_t(p >> 32) ^ x[3] ^ k1, x[3] = uint32_t(p);
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-      }
+      philox4x32(x, key[0], key[1]);
       memcpy(y + 4 * i, x, sizeof x);
     }
   });

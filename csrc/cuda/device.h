@@ -19,7 +19,7 @@
 #define GENERANT_UNROLL
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(generant::simulator::dynamic_shared())
 #endif
-#define HOST_DEVICE __host__ __device__ inline
+#include "../host_device.h"
 
 namespace {
 

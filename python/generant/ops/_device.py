@@ -26,6 +26,7 @@ __all__ = [
     "to_device",
 ]  # fmt: skip
 
+cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
 cuda_error: list[str] = []  # why the compiled CUDA module could not be imported
 
 
@@ -66,6 +67,8 @@ def cupy(where: str) -> Any:
     return module
 
 
+BYTES = np.dtype(np.uint8)
+MEMO = 64  # combinations of shapes and attributes remembered per op
 OLDEST = (7, 5)  # compute capability that csrc/cuda is compiled for; newer ones run by PTX
 
 
@@ -174,7 +177,10 @@ class Shaped(NamedTuple):
 
 def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
     """Every output of an op on device arrays; None for those not wanted. attrs: plain Python values."""
-    cp = cupy(row.name)
+    cp = sys.modules.get("cupy") if cupy_checked else None
+    if cp is None:
+        cp = cupy(row.name)
+        cupy_checked.append(True)
     tensor = next((x for x in xs if is_torch(x)), None)
     if tensor is None:
         return _run(cp, row, every, xs, attrs)
@@ -188,7 +194,21 @@ def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tupl
         return tuple(None if y is None else torch.from_dlpack(y) for y in outs)
 
 
+class Prepared(NamedTuple):
+    """A checked call of a kernel: what is left to do are the addresses."""
+
+    kernel: int
+    outputs: tuple  # (shape, dtype, dtype number), or None where it is not wanted
+    values: tuple  # attributes as numbers
+    inputs: tuple  # (dtype number, shape), or None
+    scratch: int  # bytes
+
+
 def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple:
+    key = _key(cp, row, every, xs, attrs)
+    found = None if key is None else row.prepared_on_device.get(key)
+    if found is not None:
+        return _launch(cp, row.name, found, xs)
     number = float_type_of(xs)
     arrays = tuple(
         as_dense(cp, row.name, term, x, term.dtype or number, i in row.effects)
@@ -201,8 +221,58 @@ def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any
     if not row.has_kernel:
         return _definition(cp, row, plan, arrays)
     arrays += (None,) * (row.n_arrays - len(arrays))
-    outs = tuple(None if o is None else empty(cp, row.name, o[1], o[0]) for o in plan.outputs)
-    launch(cp, row, plan, arrays, outs)
+    prepared = _prepared(row, plan, arrays)
+    if key is not None:
+        if len(row.prepared_on_device) >= MEMO:
+            row.prepared_on_device.clear()
+        row.prepared_on_device[key] = prepared
+    return _launch(cp, row.name, prepared, arrays)
+
+
+def _key(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tuple | None:
+    """What a checked call may be remembered under; None for calls that are looked at every time."""
+    if row.check is not None or not row.has_kernel:
+        return None
+    parts: list[Any] = [every]
+    where = -1
+    for x in xs:
+        if x is None:
+            parts.append(None)
+        elif type(x) is cp.ndarray and x.flags.c_contiguous:
+            device = x.data.device_id
+            if where not in (-1, device):
+                return None
+            where = device
+            parts.append((x.dtype.char, x.shape))
+        else:
+            return None
+    parts += [where, *[(name, type(value), value) for name, value in attrs.items()]]
+    return tuple(parts)
+
+
+def _prepared(row: Any, plan: Any, arrays: Sequence[Any]) -> Prepared:
+    kernel, values = kernel_number(row, plan), tuple(row._encode(plan.attrs))
+    outputs = tuple(None if o is None else (o[1], o[0], DTYPE_NUMBER[o[0]]) for o in plan.outputs)
+    inputs = tuple(None if a is None else (DTYPE_NUMBER[a.dtype], a.shape) for a in arrays)
+    # any address will do: a kernel only asks which arrays are there
+    ins = tuple(None if i is None else (64, *i) for i in inputs)
+    outs = tuple(None if o is None else (64, o[2], o[0]) for o in outputs)
+    module: Any = cuda_module()
+    return Prepared(kernel, outputs, values, inputs, module.scratch(kernel, ins, outs, values))
+
+
+def _launch(cp: Any, op: str, p: Prepared, arrays: Sequence[Any]) -> tuple:
+    """Run a kernel on CuPy's current stream; its outputs."""
+    outs = tuple([None if o is None else empty(cp, op, o[0], o[1]) for o in p.outputs])
+    scratch = empty(cp, f"{op} (scratch)", (p.scratch,), BYTES) if p.scratch else None
+    ins = [None if i is None else (a.data.ptr, *i) for a, i in zip(arrays, p.inputs, strict=False)]
+    ins += [None] * (len(p.inputs) - len(ins))
+    made = [None if o is None else (y.data.ptr, o[2], o[0]) for y, o in zip(outs, p.outputs, strict=True)]
+    module: Any = cuda_module()
+    module.launch(
+        p.kernel, tuple(ins), tuple(made), p.values, cp.cuda.get_current_stream().ptr,
+        0 if scratch is None else scratch.data.ptr,
+    )  # fmt: skip
     return outs
 
 
@@ -230,26 +300,9 @@ def empty(cp: Any, op: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         raise MemoryError(f"{op}: no memory on the GPU for a result of shape {shape}, {dtype}: {error}") from None
 
 
-def launch(cp: Any, row: Any, plan: Any, arrays: Sequence[Any], outs: Sequence[Any]) -> None:
-    """Run the kernel of a checked call on CuPy's current stream."""
-    module: Any = cuda_module()
-    kernel, values = kernel_number(row, plan), tuple(row._encode(plan.attrs))
-    ins, made = tuple(map(_described, arrays)), tuple(map(_described, outs))
-    wanted = module.scratch(kernel, ins, made, values)
-    scratch = None
-    if wanted:
-        scratch = empty(cp, f"{row.name} (scratch)", (wanted,), np.dtype(np.uint8))
-    stream = cp.cuda.get_current_stream()
-    module.launch(kernel, ins, made, values, stream.ptr, 0 if scratch is None else scratch.data.ptr)
-
-
 def program() -> Any:
     """An empty `Program` of the CUDA module: kernels in order, which can be captured as a graph."""
     return _module("record").Program()
-
-
-def _described(a: Any) -> tuple | None:
-    return None if a is None else (a.data.ptr, DTYPE_NUMBER[a.dtype], a.shape)
 
 
 def _definition(cp: Any, row: Any, plan: Any, arrays: Sequence[Any]) -> tuple:

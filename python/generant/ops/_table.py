@@ -57,6 +57,7 @@ class Row(Op):
         self.has_kernel: bool = options["native"]
         self.elementwise: bool = options["elementwise"]
         self._plans: dict[tuple, Plan] = {}
+        self.prepared_on_device: dict[tuple, Any] = {}  # see _device.py
         self.keywords = [p for p in self.__signature__.parameters.values() if p.kind is p.KEYWORD_ONLY]
         self.n_arrays = len(self.spec.inputs)
         n_public = len(self.spec.outputs) - self.caches

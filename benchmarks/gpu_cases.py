@@ -180,7 +180,7 @@ def product_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
                  {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_input(x.shape, f, g, padding=p)},
                  flops=flops, compare=here),
             Case(f"conv2d_dw {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
-                 lambda x=x, g=g, p=pad, k=k: ops.conv2d_dw(x, g, padding=p, size=(k, k)),
+                 lambda x=x, g=g, p=pad, k=k: ops.conv2d_dw(x, g, padding=p, kernel=(k, k)),
                  {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_weight(x, f.shape, g, padding=p)},
                  flops=flops, compare=lambda y: y.permute(2, 3, 1, 0) if hasattr(y, "permute") else y),
         ]  # fmt: skip

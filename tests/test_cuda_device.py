@@ -117,7 +117,6 @@ def test_what_is_missing_is_named(x, monkeypatch):
         forget()
         old = {"name": "GeForce GTX 1080", "capability": (6, 1), "memory": 8 << 30, "multiprocessors": 20}
         monkeypatch.setattr(module, "devices", lambda: {"devices": [old], "driver": 12040, "reason": ""})
-        monkeypatch.setattr(module, "simulated", False)
         with pytest.raises(RuntimeError, match=r"GPU 0 \(GeForce GTX 1080\) has compute capability 6.1, and the kernels need 7.5"):
             ops.add(x, x)
         assert "GeForce GTX 1080 (sm_61, 8 GB)" in generant.show_config()["CUDA"]

@@ -180,7 +180,7 @@ py::dict devices() {
 #ifdef GENERANT_SIMULATED
   answer["driver"] = 0, answer["reason"] = "";
   py::dict d;
-  d["name"] = "simulator", d["capability"] = py::make_tuple(0, 0), d["memory"] = int64_t(0), d["multiprocessors"] = 1;
+  d["name"] = "simulator", d["capability"] = py::make_tuple(9, 0), d["memory"] = int64_t(0), d["multiprocessors"] = 1;
   found.append(d);
 #else
   int driver = 0, count = 0;

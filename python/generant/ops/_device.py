@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import _cudnn
 from ._dispatch import float_type_of, is_torch
 from ._spec import DTYPE_NUMBER
 
@@ -88,7 +89,7 @@ def _a_device(where: str) -> None:
 def _new_enough(where: str, number: int) -> None:
     """Refuse a GPU that there is no code for."""
     found = devices()["devices"]
-    if number < len(found) and found[number]["capability"] < OLDEST and not _module(where).simulated:
+    if number < len(found) and found[number]["capability"] < OLDEST:
         name, capability = found[number]["name"], ".".join(map(str, found[number]["capability"]))
         raise RuntimeError(
             f"{where}: GPU {number} ({name}) has compute capability {capability}, and the kernels need "
@@ -194,6 +195,12 @@ def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tupl
         return tuple(None if y is None else torch.from_dlpack(y) for y in outs)
 
 
+def by_library(row: Any, arrays: Sequence[Any], attrs: dict[str, Any]) -> bool:
+    """Whether another library's kernel is asked first. Of arrays only the first one's dtype is looked at."""
+    module: Any = cuda_module()
+    return row.name in _cudnn.OPS and not module.simulated and _cudnn.serves(row.name, {**row.defaults, **attrs}, arrays[0].dtype)
+
+
 class Prepared(NamedTuple):
     """A checked call of a kernel: what is left to do are the addresses."""
 
@@ -220,6 +227,10 @@ def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any
         row._check_values(*map(checkable, arrays), **attrs)
     if not row.has_kernel:
         return _definition(cp, row, plan, arrays)
+    if by_library(row, arrays, attrs):
+        made = _cudnn.run(cp, row.name, arrays, plan.attrs, plan.outputs[0][1])
+        if made is not None:
+            return (made,)
     arrays += (None,) * (row.n_arrays - len(arrays))
     prepared = _prepared(row, plan, arrays)
     if key is not None:

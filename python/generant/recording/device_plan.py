@@ -58,7 +58,7 @@ class DevicePlan(Plan):
 
     @staticmethod
     def _kernel_of(row: Any, specs: Sequence[Any], attrs: dict[str, Any], every: bool) -> tuple | None:
-        if not hasattr(row, "implementation") or not row.has_kernel:
+        if not hasattr(row, "implementation") or not row.has_kernel or _device.by_library(row, specs, attrs):
             return None
         return row.prepared(specs, attrs, every, _device.kernels)
 

@@ -1,14 +1,10 @@
 // Sums, means and maxima over any axes, and expand (broadcasting as a copy).
 //
-// Neighbouring axes of the same kind are merged, so an array is a chain of kept and reduced groups. The innermost
-// reduced group is removed by one pass over (batch, reduced, kept) and leaves doubles; then the next, and so on: one
-// pass in all common cases (everything, last axis, leading axes). Within a pass the reduced axis is cut into blocks by
+// The chain of passes and what a pass accumulates are in reduction.h. Within a pass the reduced axis is cut into blocks by
 // shape alone, and partial results are merged in block order.
-//
-// Everything is accumulated in double. Sums of doubles carry their rounding errors along (Knuth's two-sum), so that in
-// either precision the result is the rounded exact sum but for contrived inputs; memory is the limit all the same.
 #include "../broadcast.h"
 #include "../parallel.h"
+#include "../reduction.h"
 
 namespace {
 
@@ -30,49 +26,8 @@ inline vd widen(const float* p) {
 #endif
 }
 
-// ---- the monoids: V is a vector of doubles or one double ------------------------------------------------------------
-
-template <class Source> struct Sum;
-
-// Sums of floats are exact enough in double.
-template <> struct Sum<float> {
-  template <class V> struct State { V s; };
-  template <class V> static State<V> zero() { return {V{}}; }
-  template <class V> static void add(State<V>& a, V x) { a.s += x; }
-  template <class V> static void merge(State<V>& a, const State<V>& b) { a.s += b.s; }
-  static double value(const State<double>& a) { return a.s; }
-  static State<double> lane(const State<vd>& a, int i) { return {a.s[i]}; }
-};
-
-// A sum s with the rounding errors e it has left behind.
-template <> struct Sum<double> {
-  template <class V> struct State { V s, e; };
-  template <class V> static State<V> zero() { return {V{}, V{}}; }
-  template <class V> static void add(State<V>& a, V x) {
-    const V t = a.s + x, z = t - a.s;
-    a.e += (a.s - (t - z)) + (x - z);
-    a.s = t;
-  }
-  template <class V> static void merge(State<V>& a, const State<V>& b) {
-    add(a, b.s);
-    a.e += b.e;
-  }
-  static double value(const State<double>& a) { return __builtin_isfinite(a.s) ? a.s + a.e : a.s; }
-  static State<double> lane(const State<vd>& a, int i) { return {a.s[i], a.e[i]}; }
-};
-
-template <class Source> struct Max {
-  template <class V> struct State { V m; };
-  template <class V> static State<V> zero() { return {V{} - __builtin_inf()}; }
-  template <class V> static void add(State<V>& a, V x) { a.m = (x > a.m) | (x != x) ? x : a.m; }
-  template <class V> static void merge(State<V>& a, const State<V>& b) { add(a, b.m); }
-  static double value(const State<double>& a) { return a.m; }
-  static State<double> lane(const State<vd>& a, int i) { return {a.m[i]}; }
-};
-
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
-template <class Op> using Total = typename Op::template State<double>;
 template <class Op> using Totals = typename Op::template State<vd>;
 
 // n neighbouring elements to one.
@@ -145,20 +100,16 @@ __attribute__((noinline)) void reduce_narrow(const S* x, int64_t rows, int64_t n
 
 // ---- one pass: (batch, reduced, kept) to (batch, kept) --------------------------------------------------------------
 
-struct Pass {
-  int64_t batch, reduced, kept;
-  int64_t block() const {                    // of the reduced axis
-    const int64_t width = kept < kColumns ? kept : kColumns, n = kBlock / width;
-    const int64_t few = ceil_div(reduced, 64);       // at most so many blocks: merging them costs too
-    return n > few ? n : few;
-  }
-  int64_t blocks() const { return reduced > block() ? ceil_div(reduced, block()) : 1; }
-  int64_t partials() const { return blocks() > 1 ? batch * blocks() * kept : 0; }
-};
+inline int64_t block_of(const Pass& p) {     // of the reduced axis
+  const int64_t width = p.kept < kColumns ? p.kept : kColumns, n = kBlock / (width > 0 ? width : 1);
+  const int64_t few = ceil_div(p.reduced, 64);       // at most so many blocks: merging them costs too
+  return n > few ? n : few;
+}
+inline int64_t blocks_of(const Pass& p) { return p.reduced > block_of(p) ? ceil_div(p.reduced, block_of(p)) : 1; }
 
 template <class Op, class S, class R>
 inline void run_pass(const Call& c, const Pass& p, const S* x, R* y, Total<Op>* partial, double divisor) {
-  const int64_t blocks = p.blocks(), rows = p.block(), groups = p.kept >= kNarrow ? ceil_div(p.kept, kColumns) : 1;
+  const int64_t blocks = blocks_of(p), rows = block_of(p), groups = p.kept >= kNarrow ? ceil_div(p.kept, kColumns) : 1;
   const int64_t each = p.reduced * p.kept, together = each >= kBlock ? 1 : kBlock / (each > 0 ? each : 1);
   const int64_t per_batch = blocks * groups;
   // A task is one block and column group of one batch entry, or several whole batch entries where they are small.
@@ -199,55 +150,17 @@ inline void run_pass(const Call& c, const Pass& p, const S* x, R* y, Total<Op>* 
   });
 }
 
-// ---- the chain of passes --------------------------------------------------------------------------------------------
-
-struct Passes {
-  int n = 0;
-  Pass pass[generant::kMaxDims];
-  int64_t count = 1;                         // elements that go into one output
-
-  Passes(const Array& x, const bool* reduced) {
-    int64_t length[generant::kMaxDims];
-    bool kind[generant::kMaxDims];
-    int groups = 0;
-    for (int i = 0; i < x.ndim; ++i) {
-      if (reduced[i]) count *= x.shape[i];
-      if (x.shape[i] == 1) continue;
-      if (groups > 0 && kind[groups - 1] == reduced[i]) {
-        length[groups - 1] *= x.shape[i];
-      } else {
-        length[groups] = x.shape[i], kind[groups] = reduced[i];
-        ++groups;
-      }
-    }
-    int64_t kept = 1;
-    for (int i = groups - 1; i >= 0; --i) {
-      if (!kind[i]) {
-        kept *= length[i];
-        continue;
-      }
-      int64_t batch = 1;
-      for (int j = 0; j < i; ++j) batch *= length[j];
-      pass[n++] = {batch, length[i], kept};
-    }
-    if (n == 0) pass[n++] = {1, 1, kept};    // nothing to reduce: a copy
+inline int64_t partials_of(const Passes& p) {
+  int64_t most = 0;
+  for (const Pass* q = p.pass; q < p.pass + p.n; ++q) {
+    const int64_t n = blocks_of(*q) > 1 ? q->batch * blocks_of(*q) * q->kept : 0;
+    most = n > most ? n : most;
   }
-
-  int64_t partials() const {
-    int64_t most = 0;
-    for (int i = 0; i < n; ++i) most = pass[i].partials() > most ? pass[i].partials() : most;
-    return most;
-  }
-  // Results of all passes but the last, two of which are alive at a time.
-  int64_t between() const {
-    int64_t most = 0;
-    for (int i = 0; i + 1 < n; ++i) most = pass[i].batch * pass[i].kept > most ? pass[i].batch * pass[i].kept : most;
-    return most;
-  }
-};
+  return most;
+}
 
 template <class Op> inline int64_t bytes_of(const Passes& p) {
-  return p.partials() * int64_t(sizeof(Total<Op>)) + 2 * p.between() * int64_t(sizeof(double));
+  return partials_of(p) * int64_t(sizeof(Total<Op>)) + 2 * p.between() * int64_t(sizeof(double));
 }
 
 // The passes see `Op<T>` on the input and `Op<double>` on what the earlier ones left.
@@ -273,28 +186,16 @@ inline void reduce(const Call& c, const bool* reduced, bool mean) {
   }
 }
 
-// Which axes the attributes (keepdims, axis) reduce: axis is a count and that many axes, not negative.
-inline void axes_of_attr(const Call& c, bool* reduced) {
-  for (int i = 0; i < generant::kMaxDims; ++i) reduced[i] = false;
-  for (int i = 0; i < int(c.attr[1]); ++i) reduced[int(c.attr[2 + i])] = true;
-}
-
-// Which axes an array of out's shape would be broadcast along.
-inline void axes_of_shape(const Call& c, bool* reduced) {
-  const int lead = c.in[0].ndim - c.out[0].ndim;
-  for (int i = 0; i < c.in[0].ndim; ++i) reduced[i] = i < lead || c.out[0].shape[i - lead] == 1;
-}
-
 template <class T> int64_t axis_bytes(const Call& c) {
   bool reduced[generant::kMaxDims];
   axes_of_attr(c, reduced);
-  return bytes_of<Sum<double>>(Passes(c.in[0], reduced));   // the largest state
+  return bytes_of<SumOf<double>>(Passes(c.in[0], reduced));   // the largest state
 }
 
 template <class T> int64_t sum_to_bytes(const Call& c) {
   bool reduced[generant::kMaxDims];
   axes_of_shape(c, reduced);
-  return bytes_of<Sum<double>>(Passes(c.in[0], reduced));   // the largest state
+  return bytes_of<SumOf<double>>(Passes(c.in[0], reduced));   // the largest state
 }
 
 }  // namespace
@@ -302,25 +203,25 @@ template <class T> int64_t sum_to_bytes(const Call& c) {
 KERNEL_SCRATCH(sum, axis_bytes) {
   bool reduced[generant::kMaxDims];
   axes_of_attr(c, reduced);
-  reduce<Sum, T>(c, reduced, false);
+  reduce<SumOf, T>(c, reduced, false);
 }
 
 KERNEL_SCRATCH(mean, axis_bytes) {
   bool reduced[generant::kMaxDims];
   axes_of_attr(c, reduced);
-  reduce<Sum, T>(c, reduced, true);
+  reduce<SumOf, T>(c, reduced, true);
 }
 
 KERNEL_SCRATCH(max, axis_bytes) {
   bool reduced[generant::kMaxDims];
   axes_of_attr(c, reduced);
-  reduce<Max, T>(c, reduced, false);
+  reduce<MaxOf, T>(c, reduced, false);
 }
 
 KERNEL_SCRATCH(sum_to, sum_to_bytes) {
   bool reduced[generant::kMaxDims];
   axes_of_shape(c, reduced);
-  reduce<Sum, T>(c, reduced, false);
+  reduce<SumOf, T>(c, reduced, false);
 }
 
 KERNEL(expand) {

@@ -24,7 +24,8 @@ template <class T, int N, class F, class... In> __global__ void map_kernel(int64
 
 template <class T, class F, class... In> inline void map(const Call& c, int64_t n, F f, T* out, const In*... in) {
   constexpr int N = 16 / sizeof(T);
-  const bool wide = n % N == 0 && ((reinterpret_cast<uintptr_t>(out) | ... | reinterpret_cast<uintptr_t>(in)) % 16 == 0);
+  const bool wide = n % N == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0 &&
+                    ((reinterpret_cast<uintptr_t>(in) % alignof(Pack<In, N>) == 0) && ...);
   if (wide)
     launch(c, map_kernel<T, N, F, Pack<In, N>...>, grid_of(ceil_div(n / N, kMapThreads)), kMapThreads, 0, n / N, f,
            reinterpret_cast<Pack<T, N>*>(out), reinterpret_cast<const Pack<In, N>*>(in)...);

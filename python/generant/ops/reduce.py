@@ -86,7 +86,7 @@ def mean(x: Any, *, keepdims: bool = False, axis: int | tuple[int, ...] | None =
 
 
 def _check_max(x, *, keepdims=False, axis=None):
-    if x.size == 0 and math.prod(_kept_shape(x.shape, reduced_axes("max", x.ndim, axis))) > 0:
+    if 0 in x.shape and math.prod(_kept_shape(x.shape, reduced_axes("max", x.ndim, axis))) > 0:
         raise ValueError(f"max: x has shape {x.shape}; there is no maximum of no elements (axis is {axis})")
 
 

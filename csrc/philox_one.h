@@ -6,9 +6,8 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
-#include "host_device.h"
+#include "float_bits.h"
 
 namespace {
 
@@ -48,13 +47,6 @@ HOST_DEVICE float root(float a) { return __builtin_sqrtf(a); }
 HOST_DEVICE double root(double a) { return __builtin_sqrt(a); }
 #endif
 
-template <class To, class From> HOST_DEVICE To same_bits(From x) {
-  static_assert(sizeof(To) == sizeof(From), "the same number of bits");
-  To y;
-  memcpy(&y, &x, sizeof y);
-  return y;
-}
-
 // k[0] x^(N-1) + ... + k[N-1]. Coefficients by number, for a GPU has no address of theirs.
 template <const auto& k, size_t i = 1> HOST_DEVICE double horner_from(double p, double x) {
   if constexpr (i == sizeof k / sizeof k[0]) {
@@ -79,21 +71,29 @@ template <const auto& k, class T> HOST_DEVICE T horner_of(T x) {
 
 // ---- bits ----
 
+HOST_DEVICE void multiply(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
+#ifdef __CUDA_ARCH__
+  asm("{.reg .u64 p; mul.wide.u32 p, %2, %3; mov.b64 {%1, %0}, p;}" : "=r"(high), "=r"(low) : "r"(a), "r"(b));  // one instruction
+#else
+  const uint64_t p = uint64_t(a) * b;
+  high = uint32_t(p >> 32), low = uint32_t(p);
+#endif
+}
+
 // Ten rounds, in place.
 HOST_DEVICE void philox4x32(uint32_t (&x)[4], uint32_t k0, uint32_t k1) {
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
 #endif
   for (int r = 0; r < 10; ++r) {
-    const uint64_t p = uint64_t(kPhiloxA) * x[0], q = uint64_t(kPhiloxB) * x[2];
-    x[0] = uint32_t(q >> 32) ^ x[1] ^ k0, x[1] = uint32_t(q);
-    x[2] = uint32_t(p >> 32) ^ x[3] ^ k1, x[3] = uint32_t(p);
+    uint32_t p_high, p_low, q_high, q_low;
+    multiply(kPhiloxA, x[0], p_high, p_low);
+    multiply(kPhiloxB, x[2], q_high, q_low);
+    x[0] = q_high ^ x[1] ^ k0, x[1] = q_low;
+    x[2] = p_high ^ x[3] ^ k1, x[3] = p_low;
     k0 += kPhiloxKey0, k1 += kPhiloxKey1;
   }
 }
-
-template <class T> struct WordOf { typedef uint32_t type; };
-template <> struct WordOf<double> { typedef uint64_t type; };
 
 // The words of elements 4 counter .. 4 counter + 3.
 HOST_DEVICE void words_of(uint64_t seed, uint64_t stream, uint64_t counter, uint32_t (&w)[4]) {
@@ -154,14 +154,14 @@ HOST_DEVICE void normal_pair(uint64_t a, uint64_t b, double& x, double& y) {
 // Elements 4 counter .. 4 counter + 3 of the arrays `uniform` and `normal` of a key.
 struct UniformOne {
   template <class T> HOST_DEVICE static void draw(uint64_t seed, uint64_t stream, uint64_t counter, T (&z)[4]) {
-    typename WordOf<T>::type w[4];
+    typename BitsOf<T>::type w[4];
     words_of(seed, stream, counter, w);
     for (int i = 0; i < 4; ++i) z[i] = uniform_of(w[i]);
   }
 };
 struct NormalOne {
   template <class T> HOST_DEVICE static void draw(uint64_t seed, uint64_t stream, uint64_t counter, T (&z)[4]) {
-    typename WordOf<T>::type w[4];
+    typename BitsOf<T>::type w[4];
     words_of(seed, stream, counter, w);
     normal_pair(w[0], w[1], z[0], z[1]);
     normal_pair(w[2], w[3], z[2], z[3]);

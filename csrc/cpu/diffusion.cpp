@@ -3,6 +3,7 @@
 #include "../noise.h"
 #include "../parallel.h"
 #include "../quantile.h"
+#include "../sampler_step.h"
 #include "../total.h"
 
 namespace {
@@ -276,17 +277,14 @@ template <class T> __attribute__((noinline)) double spread(const T* p, double a,
     const double v = a * double(p[e]) + (u ? b * double(u[e]) : 0) - shift;
     s += v, q += v * v;
   }
-  return q - s * s / double(n);
+  return Spread{s, q}.value(n);
 }
 
 // rescale std(prediction) / std(guided) + 1 - rescale of one row.
 template <class T> inline T guidance_scale(const T* p, const T* u, double a_p, double a_u, double rescale, int64_t n) {
   const double guided = spread<T>(p, a_p, u, a_u, n), alone = spread<T>(p, a_p + a_u, nullptr, 0, n);
-  return T(rescale * (guided > 0 ? __builtin_sqrt(alone > 0 ? alone / guided : 0) : 1.0) + (1 - rescale));
+  return T(step_rescale(alone, guided, rescale));
 }
-
-enum StepAttr { kClip, kThreshold, kThresholdMax, kRescale };
-enum StepInput { kX, kPrediction, kUncond, kH, kKeys = kH + 4, kCoef };
 
 template <class T> int64_t step_bytes(const Call& c) {  // |D| of one sample per worker, where its quantile is wanted
   const Array& x = c.in[kX];
@@ -300,11 +298,11 @@ KERNEL_SCRATCH(sampler_step, step_bytes) {
   const double* coef = in<double>(c, kCoef);
   Step<T> s{};
   s.x = in<T>(c, kX), s.prediction = in<T>(c, kPrediction), s.uncond = in<T>(c, kUncond), s.y = out<T>(c, 0), s.kept = out<T>(c, 1);
-  s.a_x = T(coef[0]), s.a_p = T(coef[1]), s.a_u = T(coef[2]), s.c_x = T(coef[3]), s.c_d = T(coef[4]);
-  s.c_noise = T(coef[9]), s.g_x = T(coef[11]), s.g_d = T(coef[12]);
+  s.a_x = T(coef[kAX]), s.a_p = T(coef[kAP]), s.a_u = T(coef[kAU]), s.c_x = T(coef[kCX]), s.c_d = T(coef[kCD]);
+  s.c_noise = T(coef[kCNoise]), s.g_x = T(coef[kGX]), s.g_d = T(coef[kGD]);
   for (int k = 0; k < 4; ++k)
-    if (const T* h = in<T>(c, kH + k)) s.h[s.used] = h, s.c_h[s.used++] = T(coef[5 + k]);
-  const uint64_t *keys = s.c_noise != 0 ? in<uint64_t>(c, kKeys) : nullptr, number = uint64_t(int64_t(coef[10]));
+    if (const T* h = in<T>(c, kH + k)) s.h[s.used] = h, s.c_h[s.used++] = T(coef[kCH + k]);
+  const uint64_t *keys = s.c_noise != 0 ? in<uint64_t>(c, kKeys) : nullptr, number = step_stream(coef);
   const double clip = c.attr[kClip], threshold = c.attr[kThreshold], most = c.attr[kThresholdMax], rescale = c.attr[kRescale];
   s.clip = clip == clip ? T(clip) : T(__builtin_inf());
   const int64_t n = size(c.in[kX]);
@@ -327,7 +325,7 @@ KERNEL_SCRATCH(sampler_step, step_bytes) {
     Step<T> own = s;
     const int64_t begin = i * row;
     if (rescaled) {
-      const T scale = guidance_scale<T>(s.prediction + begin, s.uncond + begin, coef[1], coef[2], rescale, row);
+      const T scale = guidance_scale<T>(s.prediction + begin, s.uncond + begin, coef[kAP], coef[kAU], rescale, row);
       own.a_p *= scale, own.a_u *= scale;
     }
     if (bounded) {
@@ -339,8 +337,7 @@ KERNEL_SCRATCH(sampler_step, step_bytes) {
         own.template denoised<1>(begin + e, m, xe, d);
         write(magnitude + e, vabs(d[0]), m);
       }
-      const T q = quantile(magnitude, row, threshold);
-      own.limit = own.clip = q < 1 ? T(1) : q > T(most) ? T(most) : q;
+      own.limit = own.clip = step_limit(quantile(magnitude, row, threshold), T(most));
     }
     for (int64_t first = 0; first < row; first += kNoise)
       piece(own, begin + first, row - first < kNoise ? row - first : kNoise, i, 1, first);

@@ -13,22 +13,22 @@ template <class T> using Quad = Pack<T, 4>;
 
 template <class T> HOST_DEVICE bool on_quad(const T* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Quad<T>) == 0; }
 
-// The first m of four elements (the others 0); aligned: p may be read as a quad.
-template <class T> __device__ inline Quad<T> read(const T* p, int m, bool aligned) {
-  if (aligned && m == 4) return *reinterpret_cast<const Quad<T>*>(p);
+// Elements [first, m) of four (the others 0); aligned: p may be read as a quad.
+template <class T> __device__ inline Quad<T> read(const T* p, int m, bool aligned, int first = 0) {
+  if (aligned && m - first == 4) return *reinterpret_cast<const Quad<T>*>(p);
   Quad<T> a;
   GENERANT_UNROLL
-  for (int k = 0; k < 4; ++k) a.v[k] = k < m ? p[k] : T(0);
+  for (int k = 0; k < 4; ++k) a.v[k] = k >= first && k < m ? p[k] : T(0);
   return a;
 }
-template <class T> __device__ inline void write(T* p, const Quad<T>& a, int m, bool aligned) {
-  if (aligned && m == 4) {
+template <class T> __device__ inline void write(T* p, const Quad<T>& a, int m, bool aligned, int first = 0) {
+  if (aligned && m - first == 4) {
     *reinterpret_cast<Quad<T>*>(p) = a;
     return;
   }
   GENERANT_UNROLL
   for (int k = 0; k < 4; ++k)
-    if (k < m) p[k] = a.v[k];
+    if (k >= first && k < m) p[k] = a.v[k];
 }
 
 __device__ inline int left(int64_t e, int64_t end) { return end - e < 4 ? int(end - e) : 4; }

@@ -1,4 +1,4 @@
-// The passes of a convolution as lists of filter taps for tap_conv(), and its description read from a call.
+// The passes of a convolution as lists of filter taps for tap_conv().
 //
 // conv2d_dx with a stride is one convolution per phase of the input pixels, each with the taps that meet it.
 #pragma once
@@ -50,48 +50,6 @@ static TapConv<T> phase_conv(const Conv& s, int64_t a, int64_t b, Tap* taps, con
 template <class F> inline void phases(const Conv& s, F body) {
   for (int64_t a = 0; a < least(s.stride_h, s.h); ++a)
     for (int64_t b = 0; b < least(s.stride_w, s.w); ++b) body(a, b);
-}
-
-// ---- calls ----------------------------------------------------------------------------------------------------------
-
-struct Problem {
-  Conv s;
-  ConvAlgorithm algorithm;
-};
-
-// `attr` starts at stride. x (n, h, w, c); w (kh, kw, c / groups, o).
-inline Problem of_x_w(const Array& x, const Array& w, const double* attr) {
-  Problem a{};
-  Conv& s = a.s;
-  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
-  s.kh = w.shape[0], s.kw = w.shape[1], s.o = w.shape[3];
-  a.algorithm = read_geometry(attr, s);
-  return a;
-}
-
-inline Problem of_g_w(const Call& c) {       // size, stride, ...
-  Problem a{};
-  Conv& s = a.s;
-  const Array &g = c.in[0], &w = c.in[1];
-  int64_t size[2];
-  const double* attr = read_tuple(c.attr, size, 2);
-  s.n = g.shape[0], s.h = size[0], s.w = size[1];
-  s.kh = w.shape[0], s.kw = w.shape[1], s.o = w.shape[3];
-  a.algorithm = read_geometry(attr, s);
-  s.c = w.shape[2] * s.groups;
-  return a;
-}
-
-inline Problem of_x_g(const Call& c) {       // kernel, stride, ...
-  Problem a{};
-  Conv& s = a.s;
-  const Array &x = c.in[0], &g = c.in[1];
-  int64_t kernel[2];
-  const double* attr = read_tuple(c.attr, kernel, 2);
-  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
-  s.kh = kernel[0], s.kw = kernel[1], s.o = g.shape[3];
-  a.algorithm = read_geometry(attr, s);
-  return a;
 }
 
 }  // namespace

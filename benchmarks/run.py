@@ -4,7 +4,7 @@ Every contender has a process of its own with the same inputs and thread count. 
 agrees with a float64 reference, then measures the memory of one call, then sleeps in a pipe until it is asked for a
 round. Rounds go around the contenders, and the next one starts when every thread of the last is asleep: a thread pool
 that still spins would be billed to its rival. Names select cases by parts of their name; with --out, cases
-already in the file and not run now are kept. --readme FILE writes the tables of results/*.json into FILE.
+already in the file and not run now are kept. --tables FILE writes the tables of results/*.json into FILE.
 
 Deliberately absent: any assertion on a time. What is slower than a rival or misses its goal is shown so.
 """
@@ -32,7 +32,7 @@ import machine
 import numpy as np
 from cases import CASES, Case
 from rivals import contenders
-from tables import families, means, report, write_docs, write_readme
+from tables import families, means, report, write_docs, write_tables
 
 THREADS = ("GENERANT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 WARM = 4  # calls of what is set up anew: with the first ones a step is recorded and the plan compared
@@ -301,15 +301,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round at small sizes: does every case run?")
     parser.add_argument("--large", action="store_true", help="the cases that take minutes, instead of the others")
     parser.add_argument("--out", type=Path, help="JSON file to write or to update")
-    parser.add_argument("--readme", type=Path, help="write the tables of results/*.json into this file")
+    parser.add_argument("--tables", type=Path, help="write the tables of results/*.json into this file")
     parser.add_argument("--docs", type=Path, help="write the table of results/lab into this file")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     cases = [replace(c, work=c.work.small()) for c in CASES] if args.quick else CASES
     if args.worker:
         return serve(next(c for c in cases if c.name == args.worker[0]), args.worker[1], args.batch, args.limit)
-    if args.readme:
-        return write_readme(args.readme)
+    if args.tables:
+        return write_tables(args.tables)
     if args.docs:
         return write_docs(args.docs)
     rounds, batch = (1, 0.002) if args.quick else (args.rounds, args.batch)

@@ -1,4 +1,4 @@
-"""Results as text: lines for the terminal, and the README's tables from the committed JSON."""
+"""Results as text: lines for the terminal, and the tables of docs/benchmarks.md from the committed JSON."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def write_docs(path: Path) -> None:
     between(path, LAB_MARKS, [lab_table(Path(__file__).with_name("results") / "lab")])
 
 
-def write_readme(path: Path) -> None:
+def write_tables(path: Path) -> None:
     """Put the tables of results/*.json between the two marks."""
     files = sorted(Path(__file__).with_name("results").glob("*.json"))
     blocks: list[str] = [MEANING]

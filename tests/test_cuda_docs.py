@@ -1,0 +1,29 @@
+"""The README's programs for a GPU run as they stand there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
+assert _spec is not None and _spec.loader is not None
+cuda_device = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cuda_device)
+cupy = cuda_device.device()
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_there_are_programs():
+    assert PROGRAMS
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_programs_run(program):
+    names: dict = {}
+    exec(program, names)
+    assert names["losses"] == sorted(names["losses"]) and names["slope"].shape == (5,)

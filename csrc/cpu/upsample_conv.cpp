@@ -10,22 +10,15 @@
 
 #include "conv_dw.h"
 #include "implicit_gemm.h"
+#include "upsample_taps.h"
 #include "winograd_conv.h"
 
 namespace {
-
-// w's rows that meet at place u of phase a: a = 0: {0}, {1, 2}; a = 1: {0, 1}, {2}.
-inline int64_t first_row(int64_t a, int64_t u) { return u == 0 ? 0 : 2 - (a == 0); }
-inline int64_t end_row(int64_t a, int64_t u) { return u == 1 ? 3 : 1 + a; }
 
 struct Sizes {
   int64_t n, h, w, c, o;                     // the small image, and the channels of the enlarged side
 };
 
-// Tap k = 0 ... 3 of the filter of 4 along an axis, seen from the enlarged side: it is at 2 i - 1 + k.
-inline int64_t phase_of(int64_t k) { return (k + 1) % 2; }
-inline int64_t place_of(int64_t k) { return k < 2 ? 1 : 0; }
-inline int64_t tap_of(int64_t a, int64_t u) { return 3 - a - 2 * u; }
 inline int64_t folded_index(int64_t a, int64_t b, int64_t u, int64_t v) { return tap_of(a, u) * 4 + tap_of(b, v); }
 
 template <class T> static int64_t folded_bytes(const Sizes& s) { return round64(16 * s.c * s.o * int64_t(sizeof(T))); }

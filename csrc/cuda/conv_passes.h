@@ -46,6 +46,7 @@ template <Precision P, class T> inline void forward_pass(const Call& c, const Co
   a.c = int(s.c), a.made_c = int(s.o), a.in_group = int(s.group_c()), a.out_group = int(s.group_o());
   a.groups = int(s.groups), a.phases_h = a.phases_w = 1;
   a.filter_columns = int(s.kw), a.filter_c = int(s.group_c()), a.filter_o = int(s.o);
+  a.x_group = s.group_c(), a.w_group = a.y_group = s.group_o();
   a.wide_x = whole_vectors<T>(s.c, s.group_c(), x), a.wide_w = whole_vectors<T>(s.o, s.group_o(), w);
   a.wide_y = whole_vectors<T>(s.o, s.group_o(), layer.y) && reinterpret_cast<uintptr_t>(layer.h) % 16 == 0;
   launch_taps<P, ForwardTask, true>(c, a, s.n * s.p * s.q);
@@ -61,6 +62,7 @@ template <Precision P, class T> inline void backward_pass(const Call& c, const C
   a.c = int(s.o), a.made_c = int(s.c), a.in_group = int(s.group_o()), a.out_group = int(s.group_c());
   a.groups = int(s.groups), a.phases_h = int(s.stride_h < s.h ? s.stride_h : s.h), a.phases_w = int(s.stride_w < s.w ? s.stride_w : s.w);
   a.filter_columns = int(s.kw), a.filter_c = int(s.group_c()), a.filter_o = int(s.o);
+  a.x_group = a.w_group = s.group_o(), a.y_group = s.group_c();
   a.wide_x = whole_vectors<T>(s.o, s.group_o(), g), a.wide_w = whole_vectors<T>(s.o, s.group_o(), w);
   a.wide_y = whole_vectors<T>(s.c, s.group_c(), dx);
   launch_taps<P, BackwardTask, false>(c, a, s.n * ceil_div(s.h, s.stride_h) * ceil_div(s.w, s.stride_w));

@@ -52,6 +52,7 @@ template <class T> struct TapArgs {
   AxisOf rows, columns;
   int c, made_c, in_group, out_group;                // channels that are read and made, and of each a group's
   int groups, phases_h, phases_w, filter_columns, filter_c, filter_o;
+  int64_t x_group, w_group, y_group;                 // from one group to the next
   bool wide_x, wide_w, wide_y;                       // 16 bytes are never cut and never unaligned
 };
 
@@ -95,7 +96,7 @@ template <Precision P, class S, bool kBack> struct TapTask {
       image[s] = args.x, row[s] = kOutside, column[s] = 0;
       if (at < m) {
         const int64_t line = at / columns.grid, sample = line / rows.grid;
-        image[s] += sample * height * width * args.c + group * args.in_group;
+        image[s] += sample * height * width * args.c + group * args.x_group;
         row[s] = int(line - sample * rows.grid) * rows.in_stride + rows.offset;
         column[s] = int(at - line * columns.grid) * columns.in_stride + columns.offset;
       }
@@ -119,7 +120,7 @@ template <Precision P, class S, bool kBack> struct TapTask {
     if constexpr (kBack) {
       if (of_b) {
         const int at = (rows.first + i * rows.period) * args.filter_columns + columns.first + j * columns.period;
-        const T* w = args.w + (int64_t(at) * args.filter_c * args.filter_o + group * args.in_group + channel);
+        const T* w = args.w + (int64_t(at) * args.filter_c * args.filter_o + group * args.w_group + channel);
         GENERANT_UNROLL
         for (int n = threadIdx.x / kPerRow; n < S::kN; n += kStep) {
           const bool real = inside && n0 + n < args.out_group;
@@ -142,7 +143,7 @@ template <Precision P, class S, bool kBack> struct TapTask {
       GENERANT_UNROLL
       for (int v = threadIdx.x; v < kDepth * kRow; v += S::kThreads) {
         const int r = v / kRow, n = v % kRow * kVector, at = step * kDepth + r, left = args.out_group - n0 - n;
-        const T* from = args.w + (int64_t(at) * args.filter_o + group * args.out_group + n0 + n);
+        const T* from = args.w + (int64_t(at) * args.filter_o + group * args.w_group + n0 + n);
         if (args.wide_w) {
           const bool real = at < depth && left > 0;
           copy_async<16>(b + L::PanelB::at(n, r), real ? from : args.w, real);
@@ -169,10 +170,9 @@ template <Precision P, class S, bool kBack> struct TapTask {
                 + (at - line * columns.grid) * columns.out_stride + columns.out_offset;
       }
     }
-    const int channel = group * args.out_group + n0 + n;
-    const int64_t to = pixel * args.made_c + channel;
+    const int64_t to = pixel * args.made_c + group * args.y_group + n0 + n;
     if constexpr (kBack) put(args.layer.y + to, v, left);
-    else finish(args.layer, to, channel, v, left);
+    else finish(args.layer, to, group * args.out_group + n0 + n, v, left);
   }
 
   __device__ void put(T* to, const Pack<T, kVector>& v, int left) const {

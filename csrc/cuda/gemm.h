@@ -268,7 +268,7 @@ template <Precision P, class S, bool alongA, bool alongB> struct GemmLayout {
 //   load(i, a, b)                        starts the copies of step i
 //   store(row, column, v)                takes four elements of the tile, or two of double
 template <Precision P, class S, template <Precision, class> class Task>
-__global__ void __launch_bounds__(S::kThreads) gemm_kernel(typename Task<P, S>::Args args) {
+__global__ void __launch_bounds__(S::kThreads, S::kThreads < 256 ? 3 : 1) gemm_kernel(typename Task<P, S>::Args args) {
   using TheTask = Task<P, S>;
   using L = GemmLayout<P, S, TheTask::kAlongA, TheTask::kAlongB>;
   using T = typename L::T;

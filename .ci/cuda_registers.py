@@ -25,7 +25,9 @@ def main(path: str) -> int:
     if not found:
         print(f"{path}: no kernels in the log")
         return 1
-    names = subprocess.run(["c++filt"], input="\n".join(f[0] for f in found), capture_output=True, text=True, check=True)
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(f[0] for f in found), capture_output=True, text=True, check=True
+    )
     bad = 0
     table = []
     for (_, arch, frame, stores, loads, registers), name in zip(found, names.stdout.splitlines(), strict=True):

@@ -25,6 +25,7 @@ class Case:
     ours: Callable[[], Any]
     torch: dict[str, Callable[[], Any]]  # contenders by name
     bytes: float = 0
+    like: str = "copy"  # or "fill": what the bytes are held against
     flops: float = 0
     pairs: float = 0
     goal: str = ""
@@ -50,16 +51,39 @@ def diffusion_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
 
     size = x.nbytes
     return [
-        Case("sampler step, Euler", lambda: ops.sampler_step(x, prediction, coef=euler),
-             {"torch": lambda: 0.7 * tx + 0.3 * tp}, bytes=3 * size, goal="85 % of copy, 3x"),
-        Case("sampler step, ancestral", lambda: ops.sampler_step(x, prediction, None, None, None, None, None, keys, ancestral),
-             {"torch": noisy}, bytes=3 * size, goal="85 % of copy, 3x", tolerance=None),
-        Case("q_sample", lambda: ops.q_sample(x, alpha, sigma, KEY),
-             {"torch": lambda: ta[:, None] * tx + ts[:, None] * torch.randn_like(tx)},
-             bytes=2 * size, goal="85 % of copy, 3x", tolerance=None),
-        Case("normal", lambda: random.normal(cp.asarray(KEY), (n, c)), {"torch": lambda: torch.randn_like(tx)},
-             bytes=size, goal="90 % of write", tolerance=None),
-    ]  # fmt: skip
+        Case(
+            "sampler step, Euler",
+            lambda: ops.sampler_step(x, prediction, coef=euler),
+            {"torch": lambda: 0.7 * tx + 0.3 * tp},
+            bytes=3 * size,
+            goal="85 % of copy, 3x",
+        ),
+        Case(
+            "sampler step, ancestral",
+            lambda: ops.sampler_step(x, prediction, None, None, None, None, None, keys, ancestral),
+            {"torch": noisy},
+            bytes=3 * size,
+            goal="85 % of copy, 3x",
+            tolerance=None,
+        ),
+        Case(
+            "q_sample",
+            lambda: ops.q_sample(x, alpha, sigma, KEY),
+            {"torch": lambda: ta[:, None] * tx + ts[:, None] * torch.randn_like(tx)},
+            bytes=2 * size,
+            goal="85 % of copy, 3x",
+            tolerance=None,
+        ),
+        Case(
+            "normal",
+            lambda: random.normal(cp.asarray(KEY), (n, c)),
+            {"torch": lambda: torch.randn_like(tx)},
+            bytes=size,
+            like="fill",
+            goal="90 % of write",
+            tolerance=None,
+        ),
+    ]
 
 
 def norm_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
@@ -72,15 +96,26 @@ def norm_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
         tg, tb, t1, t2 = map(torch.from_dlpack, (gain, bias, scale, shift))
 
         def modulated(first=first, tg=tg, tb=tb, t1=t1, t2=t2):
-            y = torch.nn.functional.group_norm(first, 8, tg, tb, 1e-5) * (1 + t1[:, :, None, None]) + t2[:, :, None, None]
+            y = (
+                torch.nn.functional.group_norm(first, 8, tg, tb, 1e-5) * (1 + t1[:, :, None, None])
+                + t2[:, :, None, None]
+            )
             return torch.nn.functional.silu(y)
 
-        cases.append(Case(
-            f"group_norm + scale-shift + SiLU, {n}x{h}x{w}x{c}",
-            lambda x=x, g=gain, b=bias, s=scale, t=shift: ops.group_norm(x, g, b, s, t, groups=8, eps=1e-5, activation="silu"),
-            {"torch channels_last": modulated}, bytes=2 * x.nbytes, goal="85 % of copy, 3x",
-            compare=lambda y: y.permute(0, 2, 3, 1) if y.ndim == 4 and y.shape[1:] != () and hasattr(y, "permute") else y,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"group_norm + scale-shift + SiLU, {n}x{h}x{w}x{c}",
+                lambda x=x, g=gain, b=bias, s=scale, t=shift: ops.group_norm(
+                    x, g, b, s, t, groups=8, eps=1e-5, activation="silu"
+                ),
+                {"torch channels_last": modulated},
+                bytes=2 * x.nbytes,
+                goal="85 % of copy, 3x",
+                compare=lambda y: (
+                    y.permute(0, 2, 3, 1) if y.ndim == 4 and y.shape[1:] != () and hasattr(y, "permute") else y
+                ),
+            )
+        )
     return cases
 
 
@@ -92,7 +127,9 @@ def pairwise_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
     gamma = 1.0 / (2 * d)
 
     def rbf_sum():
-        return sum(torch.exp(torch.cdist(part, ty).square_().mul_(-gamma)).sum(dtype=torch.float64) for part in tx.split(few))
+        return sum(
+            torch.exp(torch.cdist(part, ty).square_().mul_(-gamma)).sum(dtype=torch.float64) for part in tx.split(few)
+        )
 
     def nearest():
         return torch.cat([torch.cdist(part, ty).min(1).values for part in tx.split(few)])
@@ -105,15 +142,41 @@ def pairwise_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
 
     flops = 2.0 * n * n * d
     return [
-        Case(f"rbf kernel sum, n {n}, d {d}", lambda: ops.kernel_sum(x, y, kernel="rbf", gamma=gamma), {"torch": rbf_sum},
-             pairs=n * n, flops=flops, goal="5e11 pairs/s, 5x"),
-        Case(f"nearest, n {n}, d {d}", lambda: ops.nearest(x, y)[0], {"torch": nearest}, pairs=n * n, flops=flops, goal="3x",
-             tolerance=1e-3),
-        Case(f"knn, k 5, n {n}, d {d}", lambda: ops.knn(x, y, k=5)[0], {"torch": knn}, pairs=n * n, flops=flops, goal="3x",
-             tolerance=1e-3),
-        Case(f"logsumexp, n {n}, d {d}", lambda: ops.logsumexp(x, y), {"torch": logsumexp}, pairs=n * n, flops=flops,
-             tolerance=1e-3),
-    ]  # fmt: skip
+        Case(
+            f"rbf kernel sum, n {n}, d {d}",
+            lambda: ops.kernel_sum(x, y, kernel="rbf", gamma=gamma),
+            {"torch": rbf_sum},
+            pairs=n * n,
+            flops=flops,
+            goal="5e11 pairs/s, 5x",
+        ),
+        Case(
+            f"nearest, n {n}, d {d}",
+            lambda: ops.nearest(x, y)[0],
+            {"torch": nearest},
+            pairs=n * n,
+            flops=flops,
+            goal="3x",
+            tolerance=1e-3,
+        ),
+        Case(
+            f"knn, k 5, n {n}, d {d}",
+            lambda: ops.knn(x, y, k=5)[0],
+            {"torch": knn},
+            pairs=n * n,
+            flops=flops,
+            goal="3x",
+            tolerance=1e-3,
+        ),
+        Case(
+            f"logsumexp, n {n}, d {d}",
+            lambda: ops.logsumexp(x, y),
+            {"torch": logsumexp},
+            pairs=n * n,
+            flops=flops,
+            tolerance=1e-3,
+        ),
+    ]
 
 
 def attention_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
@@ -124,21 +187,30 @@ def attention_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
         q, k, v = (normal(cp, n, t, heads, d, stream=i) for i in range(3))
         tq, tk, tv = (torch.from_dlpack(a).transpose(1, 2) for a in (q, k, v))
         flops = 4.0 * n * heads * t * t * d
-        cases.append(Case(
-            f"attention float32, {n}x{t}x{heads}x{d}", lambda q=q, k=k, v=v: ops.attention(q, k, v),
-            {"torch SDPA": lambda q=tq, k=tk, v=tv: attention(q, k, v)}, flops=flops, goal="2x",
-            compare=lambda y: y.transpose(1, 2) if hasattr(y, "permute") else y,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"attention float32, {n}x{t}x{heads}x{d}",
+                lambda q=q, k=k, v=v: ops.attention(q, k, v),
+                {"torch SDPA": lambda q=tq, k=tk, v=tv: attention(q, k, v)},
+                flops=flops,
+                goal="2x",
+                compare=lambda y: y.transpose(1, 2) if hasattr(y, "permute") else y,
+            )
+        )
         b = [a.to(torch.bfloat16) for a in (tq, tk, tv)]
-        cases.append(Case(
-            f"attention bf16, {n}x{t}x{heads}x{d}", lambda q=q, k=k, v=v: ops.attention(q, k, v, precision="bf16"),
-            {"torch SDPA bf16": lambda b=b: attention(*b)}, flops=flops, tolerance=5e-2,
-            compare=lambda y: y.transpose(1, 2).float() if hasattr(y, "permute") else y,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"attention bf16, {n}x{t}x{heads}x{d}",
+                lambda q=q, k=k, v=v: ops.attention(q, k, v, precision="bf16"),
+                {"torch SDPA bf16": lambda b=b: attention(*b)},
+                flops=flops,
+                tolerance=5e-2,
+                compare=lambda y: y.transpose(1, 2).float() if hasattr(y, "permute") else y,
+            )
+        )
         g = normal(cp, n, t, heads, d, stream=4)
         tg = torch.from_dlpack(g).transpose(1, 2)
         grads = [a.detach().clone().requires_grad_() for a in (tq, tk, tv)]
-        y, lse = ops.attention.all(q, k, v)
 
         def torch_backward(grads=grads, tg=tg):
             for a in grads:
@@ -146,12 +218,15 @@ def attention_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
             attention(*grads).backward(tg)
             return grads[0].grad
 
-        cases.append(Case(
-            f"attention float32, forward and gradients, {n}x{t}x{heads}x{d}",
-            lambda q=q, k=k, v=v, g=g: _with_gradients(q, k, v, g),
-            {"torch SDPA": torch_backward}, flops=3.5 * flops,
-            compare=lambda y: y.transpose(1, 2) if hasattr(y, "permute") else y,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"attention float32, forward and gradients, {n}x{t}x{heads}x{d}",
+                lambda q=q, k=k, v=v, g=g: _with_gradients(q, k, v, g),
+                {"torch SDPA": torch_backward},
+                flops=3.5 * flops,
+                compare=lambda y: y.transpose(1, 2) if hasattr(y, "permute") else y,
+            )
+        )
     return cases
 
 
@@ -163,27 +238,53 @@ def _with_gradients(q: Any, k: Any, v: Any, g: Any) -> Any:
 def product_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
     cases = []
     convolution = torch.nn.functional.conv2d
-    shapes = ((1, 8, 8, 8, 8, 3),) if small else (
-        (64, 32, 32, 128, 128, 3), (16, 64, 64, 128, 128, 3), (128, 8, 8, 64, 64, 3), (64, 32, 32, 256, 256, 1))  # fmt: skip
+    shapes = (
+        ((1, 8, 8, 8, 8, 3),)
+        if small
+        else ((64, 32, 32, 128, 128, 3), (16, 64, 64, 128, 128, 3), (128, 8, 8, 64, 64, 3), (64, 32, 32, 256, 256, 1))
+    )
     for n, h, w, c, o, k in shapes:
-        x, f, g = normal(cp, n, h, w, c), normal(cp, k, k, c, o, stream=1) * (k * k * c) ** -0.5, normal(cp, n, h, w, o, stream=2)
+        x, f, g = (
+            normal(cp, n, h, w, c),
+            normal(cp, k, k, c, o, stream=1) * (k * k * c) ** -0.5,
+            normal(cp, n, h, w, o, stream=2),
+        )
         tx, tg = (torch.from_dlpack(a).permute(0, 3, 1, 2) for a in (x, g))
         tf = torch.from_dlpack(f).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         pad, flops = k // 2, 2.0 * n * h * w * c * o * k * k
         here = lambda y: y.permute(0, 2, 3, 1) if hasattr(y, "permute") and y.ndim == 4 else y
         cases += [
-            Case(f"conv2d {k}x{k}, {n}x{h}x{w}x{c} -> {o}", lambda x=x, f=f, p=pad: ops.conv2d(x, f, padding=p),
-                 {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, p=pad: convolution(x, f, padding=p)}, flops=flops,
-                 goal="within 3 % with cuDNN", compare=here),
-            Case(f"conv2d_dx {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
-                 lambda g=g, f=f, p=pad, h=h, w=w: ops.conv2d_dx(g, f, padding=p, size=(h, w)),
-                 {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_input(x.shape, f, g, padding=p)},
-                 flops=flops, compare=here),
-            Case(f"conv2d_dw {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
-                 lambda x=x, g=g, p=pad, k=k: ops.conv2d_dw(x, g, padding=p, kernel=(k, k)),
-                 {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_weight(x, f.shape, g, padding=p)},
-                 flops=flops, compare=lambda y: y.permute(2, 3, 1, 0) if hasattr(y, "permute") else y),
-        ]  # fmt: skip
+            Case(
+                f"conv2d {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
+                lambda x=x, f=f, p=pad: ops.conv2d(x, f, padding=p),
+                {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, p=pad: convolution(x, f, padding=p)},
+                flops=flops,
+                goal="within 3 % with cuDNN",
+                compare=here,
+            ),
+            Case(
+                f"conv2d_dx {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
+                lambda g=g, f=f, p=pad, h=h, w=w: ops.conv2d_dx(g, f, padding=p, size=(h, w)),
+                {
+                    "torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_input(
+                        x.shape, f, g, padding=p
+                    )
+                },
+                flops=flops,
+                compare=here,
+            ),
+            Case(
+                f"conv2d_dw {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
+                lambda x=x, g=g, p=pad, k=k: ops.conv2d_dw(x, g, padding=p, kernel=(k, k)),
+                {
+                    "torch (cuDNN, no TF32)": lambda x=tx, f=tf, g=tg, p=pad: torch.nn.grad.conv2d_weight(
+                        x, f.shape, g, padding=p
+                    )
+                },
+                flops=flops,
+                compare=lambda y: y.permute(2, 3, 1, 0) if hasattr(y, "permute") else y,
+            ),
+        ]
     m = 64 if small else 4096
     a, b = normal(cp, m, m), normal(cp, m, m, stream=1)
     ta, tb = map(torch.from_dlpack, (a, b))
@@ -202,17 +303,32 @@ def other_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
     adam = torch.optim.Adam([q], lr=1e-3, fused=torch.cuda.is_available())
     rows = n // 1000
     logits = x[: rows * 1000].reshape(rows, 1000)
+    torch_logits = torch.from_dlpack(logits)
     return [
         Case("add", lambda: ops.add(x, y), {"torch": lambda: tx + ty}, bytes=3 * x.nbytes),
         Case("silu", lambda: ops.silu(x), {"torch": lambda: torch.nn.functional.silu(tx)}, bytes=2 * x.nbytes),
-        Case("adam_", lambda: ops.adam_(p, m, v, g, step, lr), {"torch fused": adam.step}, bytes=7 * x.nbytes, tolerance=None),
+        Case(
+            "adam_",
+            lambda: ops.adam_(p, m, v, g, step, lr),
+            {"torch fused": adam.step},
+            bytes=7 * x.nbytes,
+            tolerance=None,
+        ),
         Case("sum", lambda: ops.sum(x), {"torch": lambda: tx.sum()}, bytes=x.nbytes, tolerance=1e-2),
-        Case("softmax, rows of 1000", lambda: ops.softmax(logits),
-             {"torch": lambda t=torch.from_dlpack(logits): t.softmax(-1)}, bytes=2 * logits.nbytes),
-    ]  # fmt: skip
+        Case(
+            "softmax, rows of 1000",
+            lambda: ops.softmax(logits),
+            {"torch": lambda: torch_logits.softmax(-1)},
+            bytes=2 * logits.nbytes,
+        ),
+    ]
 
 
 FAMILIES = {
-    "diffusion": diffusion_cases, "norm": norm_cases, "pairwise": pairwise_cases, "attention": attention_cases,
-    "products": product_cases, "other": other_cases,
-}  # fmt: skip
+    "diffusion": diffusion_cases,
+    "norm": norm_cases,
+    "pairwise": pairwise_cases,
+    "attention": attention_cases,
+    "products": product_cases,
+    "other": other_cases,
+}

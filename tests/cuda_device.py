@@ -35,7 +35,9 @@ def device() -> Any:
             load_host_module(HOST)
             sys.path.insert(0, str(Path(__file__).with_name("host_cuda")))
     elif importlib.util.find_spec("generant._cuda") is None:
-        pytest.skip("this build has no CUDA kernels, and GENERANT_CUDA_HOST names no simulation", allow_module_level=True)
+        pytest.skip(
+            "this build has no CUDA kernels, and GENERANT_CUDA_HOST names no simulation", allow_module_level=True
+        )
     cupy = pytest.importorskip("cupy")
     if not HOST and not cupy.cuda.is_available():
         pytest.skip("no GPU here", allow_module_level=True)

@@ -21,7 +21,9 @@ assert _spec is not None and _spec.loader is not None
 cuda_device = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
-pytestmark = pytest.mark.skipif(not cuda_device.HOST, reason="the stand-in reads device memory, which the simulation has on the host")
+pytestmark = pytest.mark.skipif(
+    not cuda_device.HOST, reason="the stand-in reads device memory, which the simulation has on the host"
+)
 
 
 class Tensor:
@@ -95,12 +97,18 @@ class Graph:
     def execute(self, buffers, workspace, handle):
         Graph.runs += 1
         (top, left), (bottom, right) = self.about["pre_padding"], self.about["post_padding"]
-        attrs = dict(stride=tuple(self.about["stride"]), dilation=tuple(self.about["dilation"]), padding=(top, bottom, left, right))
+        attrs = dict(
+            stride=tuple(self.about["stride"]),
+            dilation=tuple(self.about["dilation"]),
+            padding=(top, bottom, left, right),
+        )
         a, b = (t.of(buffers[t]) for t in (self.first, self.second))
         y = self.made.of(buffers[self.made])
         images, filters = (0, 2, 3, 1), (2, 3, 1, 0)
         if self.op == "conv2d":
-            y[...] = ops.conv2d.definition(a.transpose(images), b.transpose(filters), groups=a.shape[1] // b.shape[1], **attrs).transpose(0, 3, 1, 2)
+            y[...] = ops.conv2d.definition(
+                a.transpose(images), b.transpose(filters), groups=a.shape[1] // b.shape[1], **attrs
+            ).transpose(0, 3, 1, 2)
         elif self.op == "conv2d_dx":
             groups = y.shape[1] // b.shape[1]
             y[...] = ops.conv2d_dx.definition(
@@ -113,11 +121,17 @@ class Graph:
             ).transpose(3, 2, 0, 1)
 
 
-NOTES = SimpleNamespace(TENSOR_CORE="TENSOR_CORE", DOWN_CONVERT_INPUTS="DOWN_CONVERT_INPUTS", NONDETERMINISTIC="NONDETERMINISTIC")
+NOTES = SimpleNamespace(
+    TENSOR_CORE="TENSOR_CORE", DOWN_CONVERT_INPUTS="DOWN_CONVERT_INPUTS", NONDETERMINISTIC="NONDETERMINISTIC"
+)
 LIBRARY = SimpleNamespace(
-    pygraph=Graph, create_handle=object, set_stream=lambda handle, stream: None, data_type=SimpleNamespace(FLOAT="FLOAT"),
-    heur_mode=SimpleNamespace(A="A", FALLBACK="FALLBACK"), numerical_note=NOTES,
-)  # fmt: skip
+    pygraph=Graph,
+    create_handle=object,
+    set_stream=lambda handle, stream: None,
+    data_type=SimpleNamespace(FLOAT="FLOAT"),
+    heur_mode=SimpleNamespace(A="A", FALLBACK="FALLBACK"),
+    numerical_note=NOTES,
+)
 
 
 @pytest.fixture
@@ -134,9 +148,16 @@ def cudnn(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "attrs", [dict(), dict(padding=1), dict(stride=(2, 1), padding=(1, 0, 2, 1)), dict(dilation=2, padding=(2, 1)), dict(groups=2, padding=1)],
+    "attrs",
+    [
+        dict(),
+        dict(padding=1),
+        dict(stride=(2, 1), padding=(1, 0, 2, 1)),
+        dict(dilation=2, padding=(2, 1)),
+        dict(groups=2, padding=1),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_all_three_have_the_numbers_of_the_definition(cudnn, rng, attrs):
     groups = attrs.get("groups", 1)
     x = rng.standard_normal((2, 7, 6, 4)).astype(np.float32)
@@ -165,7 +186,11 @@ def test_what_it_refuses_goes_to_our_own_kernel_and_is_not_asked_again(cudnn, rn
 
 
 def test_other_precisions_and_algorithms_are_ours(cudnn):
-    for attrs, dtype, wanted in (({}, np.float32, True), ({}, np.float64, False), ({"algorithm": "gemm"}, np.float32, False),
-                                 ({"precision": "bf16"}, np.float32, False)):  # fmt: skip
+    for attrs, dtype, wanted in (
+        ({}, np.float32, True),
+        ({}, np.float64, False),
+        ({"algorithm": "gemm"}, np.float32, False),
+        ({"precision": "bf16"}, np.float32, False),
+    ):
         assert _cudnn.serves("conv2d", {**ops.conv2d.defaults, **attrs}, np.dtype(dtype)) is wanted
     assert not _cudnn.serves("matmul", {}, np.dtype(np.float32))

@@ -46,7 +46,11 @@ def test_small_arrays_of_fixed_size_may_come_from_the_host(x):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: ops.add(x, x.get()), TypeError, "add: b is a NumPy array on the host, but other arrays are on a GPU"),
+        (
+            lambda x: ops.add(x, x.get()),
+            TypeError,
+            "add: b is a NumPy array on the host, but other arrays are on a GPU",
+        ),
         (lambda x: ops.matmul(x.get(), x.T), TypeError, "matmul: x is a NumPy array on the host"),
         (lambda x: ops.add(x, [1, 2, 3]), TypeError, "add: b must be an array, got builtins.list"),
         (lambda x: ops.add(x, x.astype(np.float64)), TypeError, "add: b is float64 but a is float32"),
@@ -54,7 +58,11 @@ def test_small_arrays_of_fixed_size_may_come_from_the_host(x):
         (lambda x: ops.add(x.astype(np.float16), x), TypeError, "add: a must be float32 or float64, got float16"),
         (lambda x: ops.assign_(x.T, x.T), ValueError, "assign_: dst is changed in place and must be contiguous"),
         (lambda x: ops.assign_(x.get(), x), TypeError, "assign_: dst is a NumPy array on the host"),
-        (lambda x: ops.gather(x, cupy.asarray(np.array([0, 2]))), ValueError, r"gather: index\[1\] is 2, wanted 0 <= index < 2"),
+        (
+            lambda x: ops.gather(x, cupy.asarray(np.array([0, 2]))),
+            ValueError,
+            r"gather: index\[1\] is 2, wanted 0 <= index < 2",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(x, call, error, message):
@@ -69,7 +77,9 @@ def test_memory_that_runs_out_says_how_much_was_wanted_and_leaves_the_inputs(x):
     before = x.get()
     pool.set_limit(size=pool.used_bytes() + (8 << 20))
     try:
-        with pytest.raises(MemoryError, match=r"expand: no memory on the GPU for a result of shape \(3000, 3000\), float32"):
+        with pytest.raises(
+            MemoryError, match=r"expand: no memory on the GPU for a result of shape \(3000, 3000\), float32"
+        ):
             ops.expand(cupy.zeros((1, 1), np.float32), shape=(3000, 3000))
     finally:
         pool.set_limit(size=0)
@@ -80,14 +90,11 @@ class Foreign:
     """An array of another library: memory, and the stream on which it was written."""
 
     def __init__(self, owner, stream):
-        self.owner = owner
-        self.__cuda_array_interface__ = {**owner.__cuda_array_interface__, "stream": stream}
-
-    __cuda_array_interface__: dict = {}
+        self.owner, self.stream, self.dtype = owner, stream, owner.dtype
 
     @property
-    def dtype(self):
-        return self.owner.dtype
+    def __cuda_array_interface__(self):
+        return {**self.owner.__cuda_array_interface__, "stream": self.stream}
 
 
 def test_arrays_of_other_libraries_come_in_by_the_array_interface(x):
@@ -117,7 +124,9 @@ def test_what_is_missing_is_named(x, monkeypatch):
         forget()
         old = {"name": "GeForce GTX 1080", "capability": (6, 1), "memory": 8 << 30, "multiprocessors": 20}
         monkeypatch.setattr(module, "devices", lambda: {"devices": [old], "driver": 12040, "reason": ""})
-        with pytest.raises(RuntimeError, match=r"GPU 0 \(GeForce GTX 1080\) has compute capability 6.1, and the kernels need 7.5"):
+        with pytest.raises(
+            RuntimeError, match=r"GPU 0 \(GeForce GTX 1080\) has compute capability 6.1, and the kernels need 7.5"
+        ):
             ops.add(x, x)
         assert "GeForce GTX 1080 (sm_61, 8 GB)" in generant.show_config()["CUDA"]
     finally:
@@ -126,7 +135,7 @@ def test_what_is_missing_is_named(x, monkeypatch):
     forget()
     monkeypatch.setattr(_device, "cuda_module", lambda: None)
     monkeypatch.setattr(_device, "cuda_error", ["No module named 'generant._cuda'"])
-    with pytest.raises(RuntimeError, match="add: this build of generant has no CUDA kernels .*GENERANT_CUDA=ON"):
+    with pytest.raises(RuntimeError, match=r"add: this build of generant has no CUDA kernels .*GENERANT_CUDA=ON"):
         ops.add(x, x)
 
 

@@ -59,7 +59,9 @@ def _cuda() -> str:
     answer = module.devices()
     if not answer["devices"]:
         return f"{kernels}; no GPU: {answer['reason'] or 'the driver knows none'}"
-    found = [f"{d['name']} (sm_{d['capability'][0]}{d['capability'][1]}, {d['memory'] >> 30} GB)" for d in answer["devices"]]
+    found = [
+        f"{d['name']} (sm_{d['capability'][0]}{d['capability'][1]}, {d['memory'] >> 30} GB)" for d in answer["devices"]
+    ]
     packages = [name for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(name) != "not installed"]
     cupy = f"CuPy {_version(packages[0])}" if packages else "CuPy is not installed: pip install 'generant[cuda13]'"
     return f"{kernels}; {', '.join(found)}; {cupy}"

@@ -1,9 +1,9 @@
-"""Convolutions of device arrays by cuDNN, where `generant[cudnn]` is installed: conv2d, conv2d_dx, conv2d_dw in float32.
+"""Convolutions of device arrays by cuDNN, where `generant[cudnn]` is installed: conv2d, its dx and dw in float32.
 
 cuDNN is reached through nvidia-cudnn-frontend, whose graph API takes sizes and strides: images are n h w c as they lie,
-filters are turned once per call, since cuDNN wants their channels innermost. Products are in float32 proper: engines that
-would round to TF32 are left out. A graph is built once per shape. What cuDNN refuses goes to our own kernels, and so
-does everything with GENERANT_CUDNN=0. In a recorded step such a convolution runs from Python, between two CUDA graphs.
+filters are turned once per call, since cuDNN wants their channels innermost. Products are in float32 proper: engines
+that would round to TF32 are left out. A graph is built once per shape. What cuDNN refuses goes to our own kernels, and
+so does everything with GENERANT_CUDNN=0. In a recorded step such a convolution runs from Python, between two CUDA graphs.
 """
 
 from __future__ import annotations
@@ -63,13 +63,25 @@ def serves(op: str, attrs: dict[str, Any], dtype: np.dtype) -> bool:
 def _shape(op: str, a: Any, b: Any, attrs: dict[str, Any], out: tuple[int, ...]) -> Shape:
     pair = lambda v: tuple(v) if len(v) == 2 else tuple(v) * 2
     padding = attrs["padding"]
-    border = padding * 4 if len(padding) == 1 else (padding[0],) * 2 + (padding[1],) * 2 if len(padding) == 2 else padding
+    border = (
+        padding * 4 if len(padding) == 1 else (padding[0],) * 2 + (padding[1],) * 2 if len(padding) == 2 else padding
+    )
     image, grid = (a.shape, out) if op == "conv2d" else (out, a.shape) if op == "conv2d_dx" else (a.shape, b.shape)
     filter_ = out if op == "conv2d_dw" else b.shape
     return Shape(
-        op, image[0], image[1], image[2], image[3], tuple(filter_[:2]), filter_[2], filter_[3], tuple(grid[1:3]),
-        pair(attrs["stride"]), tuple(border), pair(attrs["dilation"]),
-    )  # fmt: skip
+        op,
+        image[0],
+        image[1],
+        image[2],
+        image[3],
+        tuple(filter_[:2]),
+        filter_[2],
+        filter_[3],
+        tuple(grid[1:3]),
+        pair(attrs["stride"]),
+        tuple(border),
+        pair(attrs["dilation"]),
+    )
 
 
 @cache
@@ -92,9 +104,11 @@ def _graph(s: Shape, device: int) -> tuple[Any, Any, Any, Any, int]:
     kh, kw = s.kernel
     dim, strides = [s.o, s.d, kh, kw], [kh * kw * s.d, 1, kw * s.d, s.d]  # o kh kw d in memory
     about = dict(
-        pre_padding=[s.border[0], s.border[2]], post_padding=[s.border[1], s.border[3]], stride=list(s.stride),
+        pre_padding=[s.border[0], s.border[2]],
+        post_padding=[s.border[1], s.border[3]],
+        stride=list(s.stride),
         dilation=list(s.dilation),
-    )  # fmt: skip
+    )
     if s.op == "conv2d":
         first, second = images("x", s.h, s.w, s.c), graph.tensor(name="w", dim=dim, stride=strides, data_type=float32)
         made = graph.conv_fprop(image=first, weight=second, **about)
@@ -132,7 +146,9 @@ def run(cp: Any, op: str, arrays: tuple, attrs: dict[str, Any], out: tuple[int, 
         graph, first, second, made, workspace = _graph(shape, device)
     except Exception as error:  # an unsupported shape, or another version of the library: ours is right in any case
         refused.add(shape)
-        warnings.warn(f"{op}: cuDNN does not serve {shape}: {error}; generant's own kernel does", RuntimeWarning, stacklevel=5)
+        warnings.warn(
+            f"{op}: cuDNN does not serve {shape}: {error}; generant's own kernel does", RuntimeWarning, stacklevel=5
+        )
         return None
     if op != "conv2d_dw":
         b = cp.ascontiguousarray(b.transpose(3, 0, 1, 2))

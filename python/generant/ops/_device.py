@@ -1,7 +1,7 @@
 """Arrays on the GPU: CuPy in, CuPy out, on CuPy's current stream; torch CUDA tensors by DLPack on torch's.
 
-The only place that knows CuPy, which is never imported here before a device array or the caller asks for it. A kernel of
-`_cuda` gets addresses; results and scratch come from CuPy's pool, whose memory is reused in stream order, so that
+The only place that knows CuPy, which is never imported here before a device array or the caller asks for it. A kernel
+of `_cuda` gets addresses; results and scratch come from CuPy's pool, whose memory is reused in stream order, so that
 nothing waits for the GPU. Small arrays of fixed size that no kernel changes (keys, coefficients) may be given on the
 host and are copied; everything else must be where the first device array is.
 """
@@ -23,9 +23,19 @@ from ._dispatch import float_type_of, is_torch
 from ._spec import DTYPE_NUMBER
 
 __all__ = [
-    "address", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array", "is_device", "kernels", "program", "run",
+    "address",
+    "cuda_error",
+    "cuda_module",
+    "cupy",
+    "from_device",
+    "full",
+    "is_array",
+    "is_device",
+    "kernels",
+    "program",
+    "run",
     "to_device",
-]  # fmt: skip
+]
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
 cuda_error: list[str] = []  # why the compiled CUDA module could not be imported
@@ -51,8 +61,8 @@ def _module(where: str) -> Any:
     module = cuda_module()
     if module is None:
         raise RuntimeError(
-            f"{where}: this build of generant has no CUDA kernels ({cuda_error[0]}); build it with GENERANT_CUDA=ON, or "
-            "move the arrays to the host with cupy.asnumpy"
+            f"{where}: this build of generant has no CUDA kernels ({cuda_error[0]}); build it with GENERANT_CUDA=ON, "
+            "or move the arrays to the host with cupy.asnumpy"
         )
     return module
 
@@ -138,7 +148,9 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
         return cp.asarray(np.ascontiguousarray(x))
     if is_torch(x):
         if x.device.type != "cuda":
-            raise TypeError(f"{op}: {term.name} is a torch tensor on {x.device}, but other arrays are on a GPU; move it with .cuda()")
+            raise TypeError(
+                f"{op}: {term.name} is a torch tensor on {x.device}, but other arrays are on a GPU; move it by .cuda()"
+            )
         x = cp.from_dlpack(x.detach().resolve_conj().resolve_neg())
     elif not isinstance(x, cp.ndarray):
         if not is_device(x):
@@ -198,7 +210,11 @@ def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tupl
 def by_library(row: Any, arrays: Sequence[Any], attrs: dict[str, Any]) -> bool:
     """Whether another library's kernel is asked first. Of arrays only the first one's dtype is looked at."""
     module: Any = cuda_module()
-    return row.name in _cudnn.OPS and not module.simulated and _cudnn.serves(row.name, {**row.defaults, **attrs}, arrays[0].dtype)
+    return (
+        row.name in _cudnn.OPS
+        and not module.simulated
+        and _cudnn.serves(row.name, {**row.defaults, **attrs}, arrays[0].dtype)
+    )
 
 
 class Prepared(NamedTuple):
@@ -281,9 +297,13 @@ def _launch(cp: Any, op: str, p: Prepared, arrays: Sequence[Any]) -> tuple:
     made = [None if o is None else (y.data.ptr, o[2], o[0]) for y, o in zip(outs, p.outputs, strict=True)]
     module: Any = cuda_module()
     module.launch(
-        p.kernel, tuple(ins), tuple(made), p.values, cp.cuda.get_current_stream().ptr,
+        p.kernel,
+        tuple(ins),
+        tuple(made),
+        p.values,
+        cp.cuda.get_current_stream().ptr,
         0 if scratch is None else scratch.data.ptr,
-    )  # fmt: skip
+    )
     return outs
 
 
@@ -291,7 +311,7 @@ def checkable(a: Any) -> Any:
     """What an op's check of values may look at: whole numbers and coefficients; floats stay where they are."""
     if a is None:
         return None
-    return a.get() if a.dtype.kind in "iu" or a.dtype == np.float64 and a.size <= 16 else Shaped(a.shape, a.dtype)
+    return a.get() if a.dtype.kind in "iu" or (a.dtype == np.float64 and a.size <= 16) else Shaped(a.shape, a.dtype)
 
 
 def kernel_number(row: Any, plan: Any) -> int:

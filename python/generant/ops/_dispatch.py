@@ -1,8 +1,8 @@
 """Which backend runs, and how foreign arrays come in and go out.
 
-The only place that looks at array types, beside _device.py for arrays on a GPU. NumPy arrays go straight to the kernels; torch CPU tensors enter by DLPack
-without a copy and results leave as torch tensors, and torch is never imported here: a tensor can only exist if the
-user imported it.
+The only place that looks at array types, beside _device.py for arrays on a GPU. NumPy arrays go straight to the
+kernels; torch CPU tensors enter by DLPack without a copy and results leave as torch tensors, and torch is never
+imported here: a tensor can only exist if the user imported it.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def float_type_of(arrays: Sequence[Any]) -> np.dtype | None:
     for a in arrays:
         if isinstance(a, np.ndarray) and a.dtype.kind == "f":
             return a.dtype
-        if (is_torch(a) or hasattr(type(a), "__cuda_array_interface__")) and str(a.dtype).removeprefix("torch.") in FLOATS:
-            return np.dtype(str(a.dtype).removeprefix("torch."))
+        if is_torch(a) or hasattr(type(a), "__cuda_array_interface__"):
+            name = str(a.dtype).removeprefix("torch.")
+            if name in FLOATS:
+                return np.dtype(name)
     return None

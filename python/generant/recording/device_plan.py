@@ -1,7 +1,7 @@
 """A recorded step on a GPU: its kernels captured once as a CUDA graph, which one call replays.
 
-A graph has fixed addresses, so inputs are copied into buffers of the plan and outputs out of them; both are small beside
-a step. What has no kernel of its own runs from Python between two graphs. A place (arena, buffers, graphs) belongs to
+A graph has fixed addresses, so inputs are copied into buffers of the plan and outputs out of them; both are small
+beside a step. What has no kernel of its own runs from Python between two graphs. A place (arena, buffers, graphs) belongs to
 one run at a time: a second thread gets a second one, and a run on another stream waits for the last by an event.
 """
 

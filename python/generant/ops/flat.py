@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Op
+from ._device import address
 from ._table import op, rule
 
 __all__ = ["pack_", "part"]
@@ -33,7 +34,7 @@ def part(p: Any, *, shape: tuple[int, ...], offset: int = 0) -> Any:
 @op("g: ... -> n", native=False, sizes=[dict(n=20, _=(2, 3))], attrs=[dict(n=20, offset=4)], keep="")
 def part_t(g: Any, *, n: int, offset: int = 0) -> Any:
     """Zeros (n,) with g from `offset` on: the adjoint of `part`."""
-    out = np.zeros(n, g.dtype)
+    out = np.zeros_like(g, shape=n)
     out[offset : offset + g.size] = g.ravel()
     return out
 
@@ -45,7 +46,7 @@ rule(part_t, lambda gys, ys, needs, g, n, offset=0: [part(gys[0], shape=tuple(g.
 def _pack(flat: Any, *parts: Any, offsets: tuple[int, ...]) -> tuple:
     for start, a in zip(offsets, parts, strict=True):
         place = flat[start : start + a.size].reshape(a.shape)
-        if place.ctypes.data != a.ctypes.data:
+        if address(place) != address(a):
             place[...] = a
     return ()
 

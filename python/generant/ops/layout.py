@@ -173,7 +173,7 @@ def concatenate(*arrays: Any, axis: int = -1) -> Any:
 @op("x: ... -> ...", sizes=[dict(_=(2, 3))], attrs=[dict(value=0.5)], native=False, keep="")
 def full_like(x: Any, *, value: float) -> Any:
     """An array of x's shape and dtype with every element equal to value."""
-    return np.full(x.shape, value, x.dtype)
+    return np.full_like(x, value)
 
 
 rule(full_like, lambda gys, ys, needs, x, value: [None])

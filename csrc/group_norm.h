@@ -14,6 +14,7 @@
 // exceed the block's share of the variance a few times at most, however far from zero the data lie. Such blocks are
 // merged in float64 (Chan, Golub, LeVeque 1983). Blocks and chunks depend on the shape of one sample only.
 #pragma once
+#include "norm_fold.h"
 #include "parallel.h"
 #include "row_sums.h"
 
@@ -176,20 +177,17 @@ inline void group_moments(const T* x, const ChannelRows& r, const double* total,
   }
 }
 
-// ((x - mean) * rstd * gain + bias) * (1 + scale) + shift as (x - centre) * a + b. centre is the mean rounded to T, and
-// b makes up for the rounding; without centre (null) b contains -mean * a, whose rounding costs |mean| / std in accuracy.
-// scale and shift may be null. All arrays of T have c elements.
+// ((x - mean) * rstd * gain + bias) * (1 + scale) + shift as (x - centre) * a + b (norm_fold.h), or as x * a + b without
+// centre (null). scale and shift may be null. All arrays of T have c elements.
 template <class T>
 inline void fold_norm(int64_t c, int64_t groups, const double* mean, const double* rstd, const T* gain, const T* bias,
                       const T* scale, const T* shift, T* centre, T* a, T* b) {
   const int64_t each = c / groups;
   for (int64_t g = 0; g < groups; ++g) {
     const T m = centre ? T(mean[g]) : T(0);
-    const double off = mean[g] - double(m);
     for (int64_t j = g * each, end = j + each; j < end; ++j) {
-      const double s = scale ? 1.0 + double(scale[j]) : 1.0;
-      a[j] = T(rstd[g] * double(gain[j]) * s);
-      b[j] = T(double(bias[j]) * s + (shift ? double(shift[j]) : 0.0) - off * double(a[j]));
+      fold_channel(mean[g], rstd[g], double(gain[j]), double(bias[j]), scale ? 1.0 + double(scale[j]) : 1.0,
+                   shift ? double(shift[j]) : 0.0, m, a[j], b[j]);
       if (centre) centre[j] = m;
     }
   }

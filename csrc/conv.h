@@ -80,6 +80,44 @@ inline ConvAlgorithm choose_dw(const Conv& s, ConvAlgorithm asked) {
   return direct_or_gemm(s.depthwise() || few_outputs_serve(s, s.o, s.c), asked);
 }
 
+// ---- and Winograd's algorithm -----------------------------------------------------------------------------------------
+
+constexpr int64_t kFewestChannels = 24;    // below, transforms cost more than they save
+
+inline bool winograd_square(const Conv& s) {
+  return s.kh == 3 && s.kw == 3 && s.stride_h == 1 && s.stride_w == 1;
+}
+inline bool winograd_halving(const Conv& s) {
+  return s.kh == 4 && s.kw == 4 && s.stride_h == 2 && s.stride_w == 2;
+}
+
+// How many products per output a grid of p x q needs, tiles that hang over included, against those of a direct sum.
+inline double winograd_cost(int64_t p, int64_t q, int m, int n, int sources) {
+  const double tiles = double(ceil_div(p, m)) * double(ceil_div(q, m));
+  return tiles * n * n * sources / (double(p) * double(q));
+}
+
+// The variant for a pass that sums over `c` channels, writes `o` and has its tiles on a grid of p x q, or kGemm for
+// none. A matter of one sample's shape: a batch does not change bits.
+inline ConvAlgorithm winograd_choice(const Conv& s, ConvAlgorithm asked, int64_t c, int64_t o, int64_t p, int64_t q) {
+  const bool square = winograd_square(s), halving = winograd_halving(s);
+  const bool fits = s.dilation_h == 1 && s.dilation_w == 1 && s.groups == 1 && (square || halving) && p > 0 && q > 0 && c > 0 && o > 0;
+  if (!fits || asked == kGemm || asked == kDirect) return kGemm;
+  if (asked == kWinograd4) return kWinograd4;
+  if (asked == kWinograd2) return square ? kWinograd2 : kGemm;
+  if (c < kFewestChannels || o < kFewestChannels) return kGemm;
+  if (halving) return winograd_cost(p, q, 4, 5, 4) <= 10 ? kWinograd4 : kGemm;
+  const double four = winograd_cost(p, q, 4, 6, 1), two = winograd_cost(p, q, 2, 4, 1);
+  if ((four < two ? four : two) > 6) return kGemm;
+  return four < two ? kWinograd4 : kWinograd2;
+}
+
+// One dimension of a phase of a 4 x 4 filter with stride 2: pixels 2 k + a of the input meet its rows `first`, first + 2.
+struct Phase {
+  int64_t size, first, shift;              // pixels; y[p] reads pixels p + shift and p + shift + 1 of the phase
+  Phase(int64_t n, int64_t before, int64_t a) : size((n - a + 1) / 2), first((before + a) & 1), shift((first - before - a) / 2) {}
+};
+
 // ---- calls ----------------------------------------------------------------------------------------------------------
 
 struct Problem {

@@ -10,6 +10,7 @@
 // 1.2e-6 rms and 2e-5 at worst, the others two thirds of that.
 #pragma once
 #include "gemm.h"
+#include "simd.h"
 #include "winograd_conv.h"
 #include "winograd_transform.h"
 

@@ -7,13 +7,6 @@
 
 namespace {
 
-// ---- one dimension of a phase: pixels 2 k + a of the input meet the filter's rows `first` and first + 2 ---------------
-
-struct Phase {
-  int64_t size, first, shift;              // pixels; y[p] reads pixels p + shift and p + shift + 1 of the phase
-  Phase(int64_t n, int64_t before, int64_t a) : size((n - a + 1) / 2), first((before + a) & 1), shift((first - before - a) / 2) {}
-};
-
 // The parts of scratch of one call.
 struct Arena {
   float* at;

@@ -36,16 +36,20 @@ inline void launch_taps(const Call& c, const TapArgs<T>& a, int64_t m) {
   launch_gemm<P, Small, Task>(c, grid_of(tiles_of<Small>(m, n), y), a);
 }
 
+template <class T> inline TapArgs<T> taps_of(const Conv& s, const T* x, const T* w) {
+  TapArgs<T> a{};
+  a.x = x, a.w = w, a.samples = s.n, a.rows = rows_of(s), a.columns = columns_of(s);
+  a.groups = int(s.groups), a.phases_h = a.phases_w = 1, a.filter_columns = int(s.kw), a.filter_c = int(s.group_c()), a.filter_o = int(s.o);
+  return a;
+}
+
 template <Precision P, class T> inline void forward_pass(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer) {
   if (small_groups(s)) {
     const int64_t blocks = ceil_div(s.n * s.p * s.q * s.o, kGroupThreads);
     return launch(c, group_forward<P == kBf16Product, T>, grid_of(blocks), kGroupThreads, 0, GroupGeometry(s), x, w, layer);
   }
-  TapArgs<T> a{};
-  a.x = x, a.w = w, a.layer = layer, a.samples = s.n, a.rows = rows_of(s), a.columns = columns_of(s);
-  a.c = int(s.c), a.made_c = int(s.o), a.in_group = int(s.group_c()), a.out_group = int(s.group_o());
-  a.groups = int(s.groups), a.phases_h = a.phases_w = 1;
-  a.filter_columns = int(s.kw), a.filter_c = int(s.group_c()), a.filter_o = int(s.o);
+  TapArgs<T> a = taps_of(s, x, w);
+  a.layer = layer, a.c = int(s.c), a.made_c = int(s.o), a.in_group = int(s.group_c()), a.out_group = int(s.group_o());
   a.x_group = s.group_c(), a.w_group = a.y_group = s.group_o();
   a.wide_x = whole_vectors<T>(s.c, s.group_c(), x), a.wide_w = whole_vectors<T>(s.o, s.group_o(), w);
   a.wide_y = whole_vectors<T>(s.o, s.group_o(), layer.y) && reinterpret_cast<uintptr_t>(layer.h) % 16 == 0;
@@ -57,11 +61,9 @@ template <Precision P, class T> inline void backward_pass(const Call& c, const C
     const int64_t blocks = ceil_div(s.n * s.h * s.w * s.c, kGroupThreads);
     return launch(c, group_backward<P == kBf16Product, T>, grid_of(blocks), kGroupThreads, 0, GroupGeometry(s), g, w, dx);
   }
-  TapArgs<T> a{};
-  a.x = g, a.w = w, a.layer.y = dx, a.samples = s.n, a.rows = rows_of(s), a.columns = columns_of(s);
-  a.c = int(s.o), a.made_c = int(s.c), a.in_group = int(s.group_o()), a.out_group = int(s.group_c());
-  a.groups = int(s.groups), a.phases_h = int(s.stride_h < s.h ? s.stride_h : s.h), a.phases_w = int(s.stride_w < s.w ? s.stride_w : s.w);
-  a.filter_columns = int(s.kw), a.filter_c = int(s.group_c()), a.filter_o = int(s.o);
+  TapArgs<T> a = taps_of(s, g, w);
+  a.layer.y = dx, a.c = int(s.o), a.made_c = int(s.c), a.in_group = int(s.group_o()), a.out_group = int(s.group_c());
+  a.phases_h = int(s.stride_h < s.h ? s.stride_h : s.h), a.phases_w = int(s.stride_w < s.w ? s.stride_w : s.w);
   a.x_group = a.w_group = s.group_o(), a.y_group = s.group_c();
   a.wide_x = whole_vectors<T>(s.o, s.group_o(), g), a.wide_w = whole_vectors<T>(s.o, s.group_o(), w);
   a.wide_y = whole_vectors<T>(s.c, s.group_c(), dx);

@@ -14,10 +14,15 @@ template <class T> struct Layer {                    // what happens to finished
   int activation;                                    // its number in EPILOGUES (ops/conv.py); 0 is the identity
 };
 
-// y = conv2d(x, w).
-template <class T> void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer);
-// dx = conv2d_dx(g, w).
-template <class T> void conv_dx(const Call& c, const Conv& s, const T* g, const T* w, T* dx);
+// y = conv2d(x, w), by Winograd's algorithm where that suits and the `_bytes` of scratch are given; else by a product.
+template <class T> int64_t conv_forward_bytes(const Conv& s, ConvAlgorithm asked);
+template <class T>
+void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer, ConvAlgorithm asked = kGemm,
+                  void* scratch = nullptr);
+// dx = conv2d_dx(g, w); likewise.
+template <class T> int64_t conv_dx_bytes(const Conv& s, ConvAlgorithm asked);
+template <class T>
+void conv_dx(const Call& c, const Conv& s, const T* g, const T* w, T* dx, ConvAlgorithm asked = kGemm, void* scratch = nullptr);
 // dw = conv2d_dw(x, g); scratch: conv_dw_bytes.
 template <class T> int64_t conv_dw_bytes(const Conv& s);
 template <class T> void conv_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch);
@@ -26,6 +31,15 @@ template <class T> void conv_dw(const Call& c, const Conv& s, const T* x, const 
 void conv_forward_bf16(const Call& c, const Conv& s, const float* x, const float* w, const Layer<float>& layer);
 void conv_dx_bf16(const Call& c, const Conv& s, const float* g, const float* w, float* dx);
 void conv_dw_bf16(const Call& c, const Conv& s, const float* x, const float* g, float* dw, void* scratch);
+
+// to[i] (m, n) = a[i] (m, k) b[i] (k, n), or b[i] (n, k) turned, for i < batch; all dense, one after the other.
+void products(const Call& c, int64_t batch, int64_t m, int64_t k, int64_t n, const float* a, const float* b, bool turned, float* to);
+
+// The passes of a 3x3 convolution with stride 1 by F(4x4, 3x3) or F(2x2, 3x3): winograd.cu.
+int64_t winograd_bytes(const Conv& s, ConvAlgorithm variant, bool gradient);
+void winograd_forward(const Call& c, const Conv& s, ConvAlgorithm variant, const float* x, const float* w, const Layer<float>& layer,
+                      void* scratch);
+void winograd_dx(const Call& c, const Conv& s, ConvAlgorithm variant, const float* g, const float* w, float* dx, void* scratch);
 
 }  // namespace generant::GENERANT_NAMESPACE
 

@@ -4,10 +4,8 @@
 #include <math.h>
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define GENERANT_HOST_DEVICE __host__ __device__
-#else
-#define GENERANT_HOST_DEVICE
+#ifndef HOST_DEVICE
+#define HOST_DEVICE inline
 #endif
 
 namespace {
@@ -39,7 +37,7 @@ template <> struct Limits<float> { static constexpr float unit = 0x1p-24f, tiny 
 template <> struct Limits<double> { static constexpr double unit = 0x1p-53, tiny = 0x1p-1022, huge = 0x1p1000; };
 
 // b^e for e >= 1.
-template <class V> GENERANT_HOST_DEVICE inline V integer_power(V b, int64_t e) {
+template <class V> HOST_DEVICE V integer_power(V b, int64_t e) {
   for (; !(e & 1); e >>= 1) b = b * b;
   V v = b;
   while (e >>= 1) {

@@ -71,7 +71,7 @@ template <class T> struct Points {
   static constexpr int kMostParts = 64;
   int64_t parts() const { return min(int64_t(kMostParts), ceil_div(self ? n : n + m, 64)); }
   int64_t row_tiles() const { return ceil_div(n, kTileRows<T>); }
-  int64_t column_tiles() const { return ceil_div(m, kTileColumns); }
+  HOST_DEVICE int64_t column_tiles() const { return (m + kTileColumns - 1) / kTileColumns; }
 
   // centred: whether rows of inner products are centred (those of expanded distances are).
   Points(const T* x_, int64_t n_, const T* y_, int64_t m_, int64_t d_, int form_, bool centred, Carve& scratch)

@@ -8,19 +8,12 @@
 #pragma once
 #include <math.h>
 #include "kernel.h"
+#include "kernel_parameters.h"
 #include "pairwise_tile.h"
 #include "simd.h"
 #include "vmath.h"
 
 namespace {
-
-// The order of the ops' choices, and of the attributes that all kernel ops begin with.
-enum KernelName {
-  kRbf, kLaplace, kLaplacian, kPolynomial, kEnergy, kRationalQuadratic, kMatern32, kMatern52, kExpDot
-};
-enum KernelAttr { kKernel, kDegree, kGamma, kCoef0, kAlpha, kExcludeDiagonal };
-constexpr int kMaxBandwidths = 16;
-constexpr double kLog2E = 1.4426950408889634074;
 
 // 2^t for any t: 0 where it underflows, inf where it overflows, NaN stays NaN. One degree more than exp2_negative: its
 // error of 3e-9 does not add up in sums of values that all lie near 1.
@@ -56,62 +49,10 @@ inline vf log1p_positive(vf u) {
 }
 inline vd log1p_positive(vd u) { return vlog1p_unit(u); }
 
-// b^e for e >= 1.
-template <class V> inline V integer_power(V b, int64_t e) {
-  for (; !(e & 1); e >>= 1) b = b * b;
-  V v = b;
-  while (e >>= 1) {
-    b = b * b;
-    if (e & 1) v = v * b;
-  }
-  return v;
-}
-
-template <class T> struct KernelFunction {
-  int kernel, form, count;                           // count: bandwidths, 1 for kernels that have none
-  // Of the bandwidths, from the widest: exp(-rate q) or exp(-rate sqrt(q)) is 2^(scale ..), or the exponential before,
-  // squared `step` times (-1: not at all); 0 means one of its own. rate2 = rate^2.
-  T scale[kMaxBandwidths], rate[kMaxBandwidths], rate2[kMaxBandwidths];
-  int step[kMaxBandwidths];
-  T gamma, coef0, alpha;
-  double wide_gamma;
-  int64_t degree;
-
-  // attr: the call's attributes, kernel first; bandwidth_attr: a count and so many values; d: columns of x.
-  KernelFunction(const double* attr, const double* bandwidth_attr, int64_t d) {
-    kernel = int(attr[kKernel]);
-    degree = int64_t(attr[kDegree]);
-    wide_gamma = attr[kGamma] == attr[kGamma] ? attr[kGamma] : 1.0 / double(d > 0 ? d : 1);
-    gamma = T(wide_gamma), coef0 = T(attr[kCoef0]), alpha = T(attr[kAlpha]);
-    form = kernel == kPolynomial || kernel == kExpDot ? kInner : kernel == kLaplacian ? kManhattan : kSquare;
-    count = int(bandwidth_attr[0]);
-    if (form == kInner || kernel == kEnergy || count < 1) count = 1;
-    double rates[kMaxBandwidths];
-    for (int b = 0; b < count; ++b) {
-      const double h = bandwidth_attr[1 + b];
-      double r = 1 / h;
-      if (kernel == kRbf) r = 0.5 / (h * h);
-      if (kernel == kRationalQuadratic) r = 0.5 / (h * h * attr[kAlpha]);
-      if (kernel == kMatern32) r = 1.7320508075688772935 / h;
-      if (kernel == kMatern52) r = 2.2360679774997896964 / h;
-      if (kernel == kExpDot) r = -wide_gamma;
-      int at = b;
-      for (; at > 0 && rates[at - 1] > r; --at) rates[at] = rates[at - 1];
-      rates[at] = r;
-    }
-    int squared = 0;                                 // since the last exponential; each doubles its relative error
-    for (int b = 0; b < count; ++b) {
-      scale[b] = T(-kLog2E * rates[b]), rate[b] = T(rates[b]), rate2[b] = T(rates[b] * rates[b]);
-      step[b] = 0;
-      if (b > 0) {
-        const double ratio = rates[b] / rates[b - 1], eps = 4 * double(Limits<T>::unit);
-        for (int k = 1; k + squared <= kMostSquarings; ++k)
-          if (ratio > double(1 << k) * (1 - eps) && ratio < double(1 << k) * (1 + eps)) step[b] = k;
-        if (ratio == 1) step[b] = -1;
-      }
-      squared = step[b] == 0 ? 0 : squared + (step[b] > 0 ? step[b] : 0);
-    }
-  }
+template <class T> struct KernelFunction : KernelParameters<T> {
+  using P = KernelParameters<T>;
+  using P::P, P::kernel, P::count, P::scale, P::rate, P::rate2, P::step, P::gamma, P::coef0, P::alpha, P::wide_gamma;
+  using P::degree;
 
   // q[v] becomes phi(q[v]), phi'(q[v]) or phi''(q[v]) for v < count. Vectors come in pairs, as in a row of a tile.
   // Logarithmic weights, IN BASE 2 (log2 e times the natural ones), are added to the exponent: log_row[v / 2], one
@@ -180,8 +121,6 @@ template <class T> struct KernelFunction {
   }
 
  private:
-  static constexpr int kMostSquarings = 4;           // so a mixture errs less than 16 times as much as one exponential
-
   // What has no limit at q = 0 is 0 there; NaN stays.
   static vec<T> kink(vec<T> q, vec<T> v) { return q == 0 ? vec<T>{} : v; }
 

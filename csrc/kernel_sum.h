@@ -6,8 +6,6 @@
 
 namespace {
 
-enum SumAttr { kCenter = kExcludeDiagonal + 1, kBandwidth };
-
 // ---- kernels -----------------------------------------------------------------------------------------------------
 
 // kForm: what `accumulate` computes. kExpanded: squared distances from inner products. prepare(tile) runs on a tile of
@@ -112,10 +110,6 @@ template <class T, int kFixed> struct Polynomial {   // kFixed: the degree, or 0
 };
 
 // ---- blocks against panels ---------------------------------------------------------------------------------------
-
-// A pair is measured again from the raw rows where |x - y|^2 < kNear (|x|^2 + |y|^2): there cancellation has cost more
-// than two of float32's seven digits.
-constexpr double kNear = 1.0 / 64;
 
 template <class T>
 __attribute__((noinline)) void measure_again(vec<T>& s, uint32_t lanes, const Pairs<T>& p, int64_t i, int64_t j0) {

@@ -9,11 +9,6 @@
 
 namespace {
 
-enum SoftmaxAttr { kScoreScale, kScoreCost };
-enum SoftmaxCost { kSquareEuclidean, kEuclidean, kDot };
-
-constexpr double kLn2 = 0.69314718055994530942;
-
 // 2^t, 1 ulp (double: 2 ulp); 0 at -inf, NaN at NaN. Large t give inf or something above kReach, which is all that
 // matters about them.
 inline vf exp2_score(vf t) {
@@ -44,7 +39,7 @@ template <class T> struct Scores {
   // bias is given room for by the caller, [m], or is null.
   Scores(const Call& c, const double* given, int64_t m, T* reduced) : bias(given ? reduced : nullptr), most(0) {
     const int cost = int(c.attr[kScoreCost]);
-    constexpr double log2e = 1.4426950408889634074;
+    constexpr double log2e = kLog2E;
     scale = T((cost == kDot ? 1 : -1) * c.attr[kScoreScale] * log2e);
     root = cost == kEuclidean;
     if (!given) return;

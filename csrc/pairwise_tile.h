@@ -10,6 +10,7 @@
 #include <math.h>
 #include "carve.h"
 #include "exp2.h"
+#include "kernel_parameters.h"
 #include "parallel.h"
 #include "simd.h"
 #include "transpose.h"
@@ -22,13 +23,8 @@ constexpr int kTileRows = 12;                        // 12 x 2 accumulators of 3
 constexpr int kTileRows = 6;                         // 6 x 2 of 16
 #endif
 template <class T> constexpr int kTileColumns = 2 * kLanes<T>;
-constexpr int kDifferenceDims = 24;
 constexpr int kBlockRows = 8 * kTileRows;            // rows of one task; at d = 64 they and a panel stay in L1
 constexpr int64_t kPanelBytes = int64_t(4) << 20;    // y is packed in phases of at most this size
-
-template <class T> struct Limits;
-template <> struct Limits<float> { static constexpr float unit = 0x1p-24f, tiny = 0x1p-126f, huge = 0x1p120f; };
-template <> struct Limits<double> { static constexpr double unit = 0x1p-53, tiny = 0x1p-1022, huge = 0x1p1000; };
 
 // ---- lane masks --------------------------------------------------------------------------------------------------
 
@@ -146,9 +142,6 @@ template <int W, class T, class F> inline void pack_sides(T* packed, int64_t beg
 // ---- the tile ----------------------------------------------------------------------------------------------------
 
 template <class T> struct Tile { vec<T> at[kTileRows][2]; };
-
-// What a pair of rows is reduced to.
-enum Form { kInner, kSquare, kManhattan };           // sum_k of x y, (x - y)^2, |x - y|
 
 // at[r][..] += sum_k of kForm. a is [d][kTileRows], b is [d][kTileColumns].
 template <int kForm, class T>

@@ -19,7 +19,7 @@
 // several parts of y. Scratch is O((n + m) (d + e)).
 //
 // Squared distances are sums of squared differences up to kDifferenceDims coordinates. Above, they are expanded over
-// rows centred at the common mean, and pairs with |x - y|^2 < kNearPair (|x|^2 + |y|^2) are measured again from the raw
+// rows centred at the common mean, and pairs with |x - y|^2 < kNear (|x|^2 + |y|^2) are measured again from the raw
 // rows in float64; `near` tells them apart. Inner products are of raw rows.
 #pragma once
 #include "pairwise_tile.h"
@@ -29,7 +29,6 @@ namespace {
 constexpr int kRowBlock = 96;                        // rows of y whose scores are in L1 at a time
 static_assert(kRowBlock % kTileRows == 0, "whole tiles");
 constexpr int kMostExtras = 3;
-constexpr double kNearPair = 1.0 / 64;
 
 // One block of rows of y against one panel of rows of x. Everything packed belongs to this block or panel.
 template <class T> struct RowBlock {
@@ -413,14 +412,14 @@ template <class T> struct RowTile {
         const vec<T> both0 = of_y[r0 + r] + x0, both1 = of_y[r0 + r] + x1;
         const vec<T> v0 = fma(tile.at[r][0], broadcast(T(-2)), both0), v1 = fma(tile.at[r][1], broadcast(T(-2)), both1);
         b.q[r0 + r][0] = v0, b.q[r0 + r][1] = v1;
-        far0.add(v0, both0 * T(kNearPair)), far1.add(v1, both1 * T(kNearPair));
+        far0.add(v0, both0 * T(kNear)), far1.add(v1, both1 * T(kNear));
       }
       memset(near + r0, 0, kTileRows * sizeof *near);
       if (__builtin_expect(far0.holds() && far1.holds(), 1)) continue;
       for (int r = r0; r < r0 + kTileRows && r < b.rows; ++r) {
         const vec<T> both0 = of_y[r] + x0, both1 = of_y[r] + x1;
-        near[r] = real & (lanes_not_above(b.q[r][0], both0 * T(kNearPair)) |
-                          lanes_not_above(b.q[r][1], both1 * T(kNearPair)) << lanes);
+        near[r] = real & (lanes_not_above(b.q[r][0], both0 * T(kNear)) |
+                          lanes_not_above(b.q[r][1], both1 * T(kNear)) << lanes);
         any |= near[r];
         if (near[r]) measure_again(b, r, near[r]);
       }

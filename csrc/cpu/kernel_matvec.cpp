@@ -12,8 +12,6 @@
 
 namespace {
 
-enum { kBandwidthAttr = kExcludeDiagonal + 1 };
-
 template <class T> KernelFunction<T> kernel_of(const Call& c) {
   return KernelFunction<T>(c.attr, c.attr + kBandwidthAttr, c.in[0].shape[1]);
 }

@@ -3,7 +3,8 @@
 cuDNN is reached through nvidia-cudnn-frontend, whose graph API takes sizes and strides: images are n h w c as they lie,
 filters are turned once per call, since cuDNN wants their channels innermost. Products are in float32 proper: engines
 that would round to TF32 are left out. A graph is built once per shape. What cuDNN refuses goes to our own kernels, and
-so does everything with GENERANT_CUDNN=0. In a recorded step such a convolution runs from Python, between two CUDA graphs.
+so does everything with GENERANT_CUDNN=0. In a recorded step such a convolution runs from Python, between two CUDA
+graphs.
 """
 
 from __future__ import annotations

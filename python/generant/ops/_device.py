@@ -290,9 +290,9 @@ def _prepared(row: Any, plan: Any, arrays: Sequence[Any]) -> Prepared:
 
 def _launch(cp: Any, op: str, p: Prepared, arrays: Sequence[Any]) -> tuple:
     """Run a kernel on CuPy's current stream; its outputs."""
-    outs = tuple([None if o is None else empty(cp, op, o[0], o[1]) for o in p.outputs])
+    outs: tuple[Any, ...] = tuple([None if o is None else empty(cp, op, o[0], o[1]) for o in p.outputs])
     scratch = empty(cp, f"{op} (scratch)", (p.scratch,), BYTES) if p.scratch else None
-    ins = [None if i is None else (a.data.ptr, *i) for a, i in zip(arrays, p.inputs, strict=False)]
+    ins: list[Any] = [i and (a.data.ptr, *i) for a, i in zip(arrays, p.inputs, strict=False)]
     ins += [None] * (len(p.inputs) - len(ins))
     made = [None if o is None else (y.data.ptr, o[2], o[0]) for y, o in zip(outs, p.outputs, strict=True)]
     module: Any = cuda_module()
@@ -358,7 +358,7 @@ def address(x: Any) -> int:
     return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
 
 
-def full(like: Any, shape: tuple[int, ...], value: float, dtype: Any) -> Any:
+def full(like: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
     """An array of one value, where `like` lives."""
     return cupy("full").full(shape, value, dtype) if is_device(like) else np.full(shape, value, dtype)
 

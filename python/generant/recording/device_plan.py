@@ -1,8 +1,9 @@
 """A recorded step on a GPU: its kernels captured once as a CUDA graph, which one call replays.
 
 A graph has fixed addresses, so inputs are copied into buffers of the plan and outputs out of them; both are small
-beside a step. What has no kernel of its own runs from Python between two graphs. A place (arena, buffers, graphs) belongs to
-one run at a time: a second thread gets a second one, and a run on another stream waits for the last by an event.
+beside a step. What has no kernel of its own runs from Python between two graphs. A place (arena, buffers, graphs)
+belongs to one run at a time: a second thread gets a second one, and a run on another stream waits for the last by an
+event.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class DevicePlan(Plan):
         arena = self._empty(Spec((max(1, self.layout.arena),), BYTES))
         buffers = [*self.state, *inputs, *self.layout.constants, *outputs, arena]
         addresses = [_device.address(a) for a in buffers]
-        graphs, scratch = [], []
+        graphs: list[Any] = []
+        scratch: list[Any] = []
         for item in self._items:
             if isinstance(item, Call):
                 graphs.append(None)

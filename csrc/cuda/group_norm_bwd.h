@@ -48,7 +48,7 @@ template <class T> __device__ inline Rest<T> rest_of(double rstd, double mean_t,
 
 // One block per (sample, group): up to 32 channels side by side, chunks dealt out to the slices. rest: (n, groups).
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
 group_gradients(const double* partial, NormAffine<T> affine, ColumnGrid s, int lanes, ChannelGradients<T> d, Rest<T>* rest) {
   __shared__ double sums[2][kGroupThreads], shared[kWarp];
   const int64_t groups = s.c / affine.each, i = blockIdx.x / groups, first = blockIdx.x % groups * affine.each;

@@ -162,10 +162,10 @@ template <class T> struct NormAffine {
   const T *gain, *bias, *scale, *shift;
   int64_t c;
   int each;                                          // channels per group
-  const double *mean, *rstd;                         // or, if null,
-  const T *means, *rstds;                            // the same in T; or, if rstds is null,
-  const T* vars;                                     // the variance, and
   double eps;
+  const T *means, *rstds;                            // of (sample, group), in T; if rstds is null there is
+  const T* vars;                                     // the variance, to which eps is added;
+  const double *mean, *rstd;                         // or all of it in double
 
   __device__ int64_t group(int64_t sample, int64_t channel) const { return sample * (c / each) + uint32_t(channel) / uint32_t(each); }
   __device__ double mean_of(int64_t g) const { return mean ? mean[g] : double(means[g]); }

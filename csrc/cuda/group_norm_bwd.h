@@ -48,7 +48,7 @@ template <class T> __device__ inline Rest<T> rest_of(double rstd, double mean_t,
 
 // One block per (sample, group): up to 32 channels side by side, chunks dealt out to the slices. rest: (n, groups).
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
 group_gradients(const double* partial, NormAffine<T> affine, ColumnGrid s, int lanes, ChannelGradients<T> d, Rest<T>* rest) {
   __shared__ double sums[2][kGroupThreads], shared[kWarp];
   const int64_t groups = s.c / affine.each, i = blockIdx.x / groups, first = blockIdx.x % groups * affine.each;
@@ -109,9 +109,9 @@ norm_gradient(const T* x, const T* g, NormAffine<T> affine, const Rest<T>* rests
   }
 }
 
-// Scratch of norm_backward in bytes: partial sums, what is added to every channel's dgain and dbias, Rest of every group.
+// Scratch of two_pass_backward in bytes: partial sums, what is added to every channel's dgain and dbias, Rest of every group.
 inline int64_t backward_doubles(int64_t n, const ColumnGrid& s) { return s.partials(n) + 2 * n * s.c; }
-template <class T> inline int64_t norm_backward_bytes(int64_t n, const ColumnGrid& s, int64_t groups) {
+template <class T> inline int64_t two_pass_bytes(int64_t n, const ColumnGrid& s, int64_t groups) {
   return backward_doubles(n, s) * int64_t(sizeof(double)) + n * groups * int64_t(sizeof(Rest<T>));
 }
 
@@ -125,7 +125,7 @@ template <class T> inline void parameter_gradients(const Call& c, const double* 
 }
 
 template <class T, bool kSilu>
-inline void norm_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine, const NormGradients<T>& d) {
+inline void two_pass_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine, const NormGradients<T>& d) {
   const int64_t groups = s.c / affine.each;
   double *partial = static_cast<double*>(c.scratch), *parameters = partial + s.partials(n);
   Rest<T>* rest = reinterpret_cast<Rest<T>*>(partial + backward_doubles(n, s));

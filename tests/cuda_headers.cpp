@@ -92,7 +92,8 @@ void check_corners() {
       normal_pair(a, b, x, y);
       Normal::pair(a - vw{}, b - vw{}, many_x, many_y);
       const double mx = many_x[0], my = many_y[0];
-      CHECK(memcmp(&x, &mx, 8) == 0 && memcmp(&y, &my, 8) == 0, "words %016llx %016llx: %.17g %.17g", (unsigned long long)a, (unsigned long long)b, x, y);
+      CHECK(memcmp(&x, &mx, 8) == 0 && memcmp(&y, &my, 8) == 0, "words %016llx %016llx: %.17g %.17g", (unsigned long long)a,
+            (unsigned long long)b, x, y);
     }
 }
 
@@ -113,7 +114,8 @@ template <class Round> float rounded(float x, int digits, Round round) {
 }
 
 void check_formats() {
-  const uint32_t lows[] = {0, 1, 0x7ff, 0xfff, 0x1000, 0x1001, 0x17ff, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff};
+  const uint32_t lows[] = {0, 1, 0x7ff, 0xfff, 0x1000, 0x1001, 0x17ff, 0x1fff,
+                           0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff};
   for (uint32_t high = 0; high < 0x10000; ++high)
     for (uint32_t low : lows) {
       const float x = float_of(high << 16 | low), tf32 = to_tf32(x), bf16 = from_bf16(to_bf16(x));
@@ -138,10 +140,12 @@ void multiply_in_a_warp(Product product) {
     if (product == kBf16) {
       const auto a_of = [&](int i, int k) { return pack_bf16(float(A[i][k]), float(A[i][k + 1])); };
       const auto b_of = [&](int k) { return pack_bf16(float(B[k][g]), float(B[k + 1][g])); };
-      const uint32_t a[4] = {a_of(g, 2 * t), a_of(g + 8, 2 * t), a_of(g, 2 * t + 8), a_of(g + 8, 2 * t + 8)}, b[2] = {b_of(2 * t), b_of(2 * t + 8)};
+      const uint32_t a[4] = {a_of(g, 2 * t), a_of(g + 8, 2 * t), a_of(g, 2 * t + 8), a_of(g + 8, 2 * t + 8)};
+      const uint32_t b[2] = {b_of(2 * t), b_of(2 * t + 8)};
       mma_bf16(c, a, b);
     } else {
-      const float a[4] = {float(A[g][t]), float(A[g + 8][t]), float(A[g][t + 4]), float(A[g + 8][t + 4])}, b[2] = {float(B[t][g]), float(B[t + 4][g])};
+      const float a[4] = {float(A[g][t]), float(A[g + 8][t]), float(A[g][t + 4]), float(A[g + 8][t + 4])};
+      const float b[2] = {float(B[t][g]), float(B[t + 4][g])};
       if (product == kTf32) mma_tf32(c, a, b);
       else mma_3xtf32(c, a, b);
     }
@@ -213,15 +217,18 @@ void check_reductions() {
     double sum = 0;
     for (unsigned t = 0; t < threads; ++t) sum += 1.0 / (1 + t);
     CHECK(sums[0] == sums[1] && std::fabs(sums[0] - sum) < 1e-14 * sum, "the sum of %u threads is %.17g", threads, sums[0]);
-    CHECK(most == 1 && least == 1.0 / threads && with_nan != with_nan, "extrema of %u threads: %g %g %g", threads, most, least, double(with_nan));
+    CHECK(most == 1 && least == 1.0 / threads && with_nan != with_nan, "extrema of %u threads: %g %g %g", threads, most, least,
+          double(with_nan));
   }
 }
 
 // ---- steps of a sampler ----
 
 void check_steps() {
-  CHECK(step_limit(0.5f, 2.0f) == 1 && step_limit(1.5f, 2.0f) == 1.5f && step_limit(9.0f, 2.0f) == 2 && step_limit(NAN, 2.0f) != step_limit(NAN, 2.0f), "limits");
-  CHECK(step_rescale(4, 16, 1.0) == 0.5 && step_rescale(4, 16, 0.5) == 0.75 && step_rescale(0, 0, 1.0) == 1 && step_rescale(-1e-9, 16, 1.0) == 0, "rescale");
+  CHECK(step_limit(0.5f, 2.0f) == 1 && step_limit(1.5f, 2.0f) == 1.5f && step_limit(9.0f, 2.0f) == 2, "limits");
+  CHECK(std::isnan(step_limit(NAN, 2.0f)), "the limit of NaN");
+  CHECK(step_rescale(4, 16, 1.0) == 0.5 && step_rescale(4, 16, 0.5) == 0.75, "rescale");
+  CHECK(step_rescale(0, 0, 1.0) == 1 && step_rescale(-1e-9, 16, 1.0) == 0, "rescale of samples without spread");
   CHECK((Spread{6, 14}.value(3)) == 2, "spread");
   const QuantilePlace place = quantile_place(5, 0.625);
   CHECK(place.rank == 2 && place.weight == 0.5 && quantile_between(1.0f, 2.0f, place.weight) == 1.5f, "place of a quantile");

@@ -47,7 +47,8 @@ def dtype_name(x: Any) -> str:
 def initial_noise(plan: Plan, keys: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """The x that a run starts from: sigma_0 times standard normal numbers, of sample shape `shape`.
 
-    keys: (n, 2) uint64. Returns (n, *shape), where keys are. What alpha_0 data would add is neglected, as everyone does.
+    keys: (n, 2) uint64. Returns (n, *shape), where keys are. What alpha_0 data would add is neglected, as everyone
+    does.
     """
     return random.normals(keys, tuple(shape), dtype, stream=INITIAL, scale=plan.initial[1])
 

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
-from ..ops import _device
 from ..data.checks import check_count, check_real
 from ..nn import Buffer, Module, to_host
+from ..ops import _device
 
 __all__ = [
     "Bernoulli", "Categorical", "DiscretisedLogistic", "Gaussian", "Likelihood", "Mixed", "Multinomial", "likelihood",

@@ -103,8 +103,8 @@ class Scaling:
         Device arrays stay where they are.
         """
         xp, here = _device.namespace(rows), lambda a: _device.beside(rows, a)
-        offset = self.offset + (0.5 * self.scale if self.levels else 0.0)
-        x = rows.reshape(len(rows), -1).astype(np.float64, copy=False) * here(np.asarray(self.scale, np.float64)) + here(offset)
+        scale, offset = np.asarray(self.scale, np.float64), self.offset + (0.5 * self.scale if self.levels else 0.0)
+        x = rows.reshape(len(rows), -1).astype(np.float64, copy=False) * here(scale) + here(offset)
         if clip:
             xp.clip(x, here(self.low), here(self.high), out=x)
         if self.dtype == np.uint8:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .. import nn, optim, recording
-from ..ops import _device
 from ..data.batches import batches, stratified_split
+from ..ops import _device
 from ..random import Stream, fold_in, permutation
 from . import checkpoint
 from .estimator import DivergedError

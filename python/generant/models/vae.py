@@ -210,8 +210,8 @@ class VAE(DecoderModel):
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
         key, beta = self._stream(VALIDATION).at(0), np.array(self.beta, np.float32)
-        given: Any = [_device.from_device(a) for a in (x, codes, weight)]
-        inputs = [_device.beside(x, a) for a in self._arguments(*given, key, beta)]
+        rows, labels, shares = (_device.from_device(a) for a in (x, codes, weight))
+        inputs = [_device.beside(x, a) for a in self._arguments(rows, labels, shares, key, beta)]
         return float(self._loss(self._net, *inputs)[0])
 
     # ---- sampling and scoring ----

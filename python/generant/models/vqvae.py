@@ -166,7 +166,8 @@ class _Quantised(DecoderModel):
         found, net = self._coded(x), self._net
         log_p = net.log_prob(x, self._from_codes(found))
         total = log_p.astype(np.float64) + self.networks_["prior"].log_prob(found, labels)
-        return _device.from_device(total) + net.likelihood.log_constant(_device.from_device(x).reshape(len(x), *net.shape))
+        shaped = _device.from_device(x).reshape(len(x), *net.shape)
+        return _device.from_device(total) + net.likelihood.log_constant(shaped)
 
 
 class VQVAE(_Quantised):

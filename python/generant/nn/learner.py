@@ -95,8 +95,8 @@ class Learner:
             self.ema.prepare()
 
     def finish(self) -> Any:
-        """The trained network, with its averaged parameters if there is an average: a module of its own arrays, where the
-        learner's are."""
+        """The trained network, with its averaged parameters if there is an average: a module of its own arrays, there
+        where the learner's are."""
         flat = self.packed.data if self.ema is None else self.ema.average
         made = copy.deepcopy(self.module)
         for own, view in zip(named_parameters(made).values(), self.packed.views(flat), strict=True):

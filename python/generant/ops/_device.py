@@ -230,7 +230,8 @@ def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any
     _same_device(row.name, row, arrays)
     plan = row._remembered_plan(arrays, attrs, every)
     if row.check is not None:  # of what came from the host the values are known without waiting
-        row._check_values(*[x if isinstance(x, np.ndarray) else checkable(a) for x, a in zip(xs, arrays, strict=True)], **attrs)
+        known = [x if isinstance(x, np.ndarray) else checkable(a) for x, a in zip(xs, arrays, strict=False)]
+        row._check_values(*known, **attrs)
     if not row.has_kernel:
         return _definition(cp, row, plan, arrays)
     if by_library(row, arrays, attrs):

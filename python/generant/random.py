@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from . import ops
+from .ops import _device
 
-__all__ = ["Stream", "fold_in", "key", "normal", "permutation", "seed_from", "split", "uniform"]
+__all__ = ["Stream", "fold_in", "key", "normal", "normals", "permutation", "seed_from", "split", "uniform"]
 
 PURPOSE_BITS = 40  # a stream number is purpose * 2^40 + position
 
@@ -76,6 +77,13 @@ def _fold(key: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def normal(key: Any, shape: int | tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     """Standard normal numbers of a shape from a key, or from a seed (its stream 0)."""
     return ops.normal(_key_of(key), shape=shape if isinstance(shape, tuple) else (shape,), dtype=dtype)
+
+
+def normals(keys: Any, shape: tuple[int, ...], dtype: str = "float32", *, stream: int = 0, scale: float = 1.0) -> Any:
+    """scale times a row of standard normal numbers per key, (n, *shape), where keys (n, 2) are: `normal` of the row's
+    key with `stream` added to its stream number."""
+    number, weight = np.array([stream], np.uint64), np.array([scale], np.float64)
+    return ops.normals(keys, *[_device.beside(keys, a) for a in (number, weight)], shape=shape, dtype=dtype)
 
 
 def uniform(key: Any, shape: int | tuple[int, ...], dtype: str = "float32") -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .plan import Plan
 
 __all__ = ["BrownianBridge", "increment_weights"]
@@ -87,7 +88,7 @@ class BrownianBridge:
     plans with the same keys follow the same paths. Raises ValueError where a stage with noise has no span.
     """
 
-    def __init__(self, plan: Plan, keys: np.ndarray) -> None:
+    def __init__(self, plan: Plan, keys: Any) -> None:
         self.keys = keys
         self._weights: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for i, stage in enumerate(plan.stages):
@@ -103,6 +104,6 @@ class BrownianBridge:
             raise ValueError(f"BrownianBridge.increment: stage {i} adds no noise")
         if x.shape[0] != len(self.keys):
             raise ValueError(f"BrownianBridge.increment: x has {x.shape[0]} samples, for {len(self.keys)} keys")
-        streams, weights = self._weights[i]
+        streams, weights = (_device.beside(self.keys, a) for a in self._weights[i])
         dtype = "float32" if str(x.dtype).endswith("float32") else "float64"
         return ops.normals(self.keys, streams, weights, shape=tuple(x.shape[1:]), dtype=dtype)

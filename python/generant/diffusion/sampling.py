@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops, random
+from ..ops import _device
 from .bridge import BrownianBridge
 from .guidance import Guidance
 from .plan import Plan
@@ -29,7 +30,7 @@ INITIAL = 0  # the number of the noise that a run starts from; the noise of stag
 
 def sample_keys(random_state: Any, n: int) -> np.ndarray:
     """A key per sample, (n, 2) uint64: random_state itself if it is that, else split from a seed or from one key."""
-    given = np.asarray(random_state) if random_state is not None else None
+    given = np.asarray(_device.from_device(random_state)) if random_state is not None else None
     if given is not None and given.ndim == 2:
         if given.shape != (n, 2) or given.dtype != np.uint64:
             raise ValueError(f"keys must be {n} x 2 uint64, one per sample, got {given.shape} {given.dtype}")
@@ -43,13 +44,13 @@ def dtype_name(x: Any) -> str:
     return "float64" if str(x.dtype).endswith("float64") else "float32"
 
 
-def initial_noise(plan: Plan, keys: np.ndarray, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
+def initial_noise(plan: Plan, keys: Any, shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """The x that a run starts from: sigma_0 times standard normal numbers, of sample shape `shape`.
 
-    keys: (n, 2) uint64. Returns (n, *shape). What alpha_0 data would add is neglected, as everyone does.
+    keys: (n, 2) uint64. Returns (n, *shape), where keys are. What alpha_0 data would add is neglected, as everyone
+    does.
     """
-    weights = np.array([plan.initial[1]])
-    return ops.normals(keys, np.array([INITIAL], np.uint64), weights, shape=tuple(shape), dtype=dtype)
+    return random.normals(keys, tuple(shape), dtype, stream=INITIAL, scale=plan.initial[1])
 
 
 class Stepper:
@@ -204,7 +205,10 @@ def sample(
         raise ValueError(f"sample: noise must be one of {', '.join(NOISES)}, or have normal(), got {noise!r}")
     if plan.stochastic and keys is None and not given:
         raise ValueError(f"sample: {plan.name} adds noise, and keys is None; give a seed or a key per sample")
-    keys = sample_keys(keys, x.shape[0]) if plan.stochastic and not given else None
+    if plan.stochastic and not given:
+        keys = keys if _device.is_device(keys) and keys.ndim == 2 else _device.beside(x, sample_keys(keys, x.shape[0]))
+    else:
+        keys = None
     bridge = BrownianBridge(plan, keys) if keys is not None and noise == "bridge" else None
     rescale = 0.0 if guidance is None else guidance.rescale
     stepper = Stepper(
@@ -221,7 +225,7 @@ def sample(
             said, uncond, weight = guidance.predict(denoiser, x, stage)
         drawn = None
         if stage.c_noise != 0 and given:
-            drawn = noise.normal(tuple(x.shape), dtype_name(x))
+            drawn = _device.beside(x, noise.normal(tuple(x.shape), dtype_name(x)))
         elif stage.c_noise != 0 and bridge is not None:
             drawn = bridge.increment(i, x)
         x, h = stepper.step(i, x, said, uncond, weight=weight, keys=keys, noise=drawn)

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from .. import io
+from ..ops import _device
 
 __all__ = ["fingerprint", "flatten", "load", "restore", "save"]
 
 META = "meta.json"
 
 
-def flatten(state: Any, path: str = "") -> dict[str, np.ndarray]:
+def flatten(state: Any, path: str = "") -> dict[str, Any]:
     """Nested dicts of arrays as one, keys joined by slashes."""
     if not isinstance(state, dict):
         return {path: state}
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for name, part in state.items():
         found |= flatten(part, f"{path}/{name}" if path else str(name))
     return found
@@ -40,13 +41,13 @@ def fingerprint(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
-def save(path: str | os.PathLike, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write one file, atomically."""
+def save(path: str | os.PathLike, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Write one file, atomically. Arrays on a GPU are copied to the host first."""
     text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    io.save_arrays(path, {**arrays, META: text}, "checkpoint")
+    io.save_arrays(path, {**{name: _device.from_device(a) for name, a in arrays.items()}, META: text}, "checkpoint")
 
 
-def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
     """(arrays, meta) of a checkpoint. io.FormatError if the file is none."""
     arrays = io.load_arrays(path)
     if META not in arrays:
@@ -54,10 +55,11 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]
     return arrays, json.loads(arrays.pop(META).tobytes().decode())
 
 
-def restore(path: str | os.PathLike, own: dict[str, np.ndarray], saved: dict[str, np.ndarray]) -> None:
-    """Copy saved arrays into those of the same names. io.FormatError if they are not the same set."""
+def restore(path: str | os.PathLike, own: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Copy saved arrays into those of the same names, wherever these are. io.FormatError if they are not the same
+    set."""
     for name, array in own.items():
         if name not in saved or saved[name].shape != array.shape or saved[name].dtype != array.dtype:
             raise io.FormatError(f"{path} is a checkpoint of another model: {name} is missing or of another size")
     for name, array in own.items():
-        array[...] = saved[name]
+        _device.put(array, saved[name])

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops
-from ..random import Stream
+from ..ops import _device
+from ..random import Stream, normals
 
 __all__ = ["CodePrior"]
 
@@ -79,19 +80,19 @@ class CodePrior(nn.Module):
         each = ops.reshape(ops.expand(ops.reshape(weight, shape=(n, 1)), shape=(n, self.t)), shape=(n * self.t,))
         return ops.affine(ops.cross_entropy(logits, codes, each), scale=float(self.t))
 
-    def log_prob(self, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def log_prob(self, codes: Any, labels: Any) -> Any:
         """log p(codes | label) of plain arrays, (n,) float64; codes (n, t)."""
         log_p = ops.log_softmax(self._all_logits(codes.reshape(-1), labels).astype(np.float64))
-        return np.take_along_axis(log_p, codes[:, :, None], axis=2).sum((1, 2))
+        return _device.namespace(log_p).take_along_axis(log_p, codes[:, :, None], axis=2).sum((1, 2))
 
-    def sample(self, keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def sample(self, keys: Any, labels: Any) -> Any:
         """Codes (n, t) int64; row i depends on keys[i] (2 uint64) and labels[i] only."""
-        z = ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), dtype="float64", shape=(self.t,))
+        xp, z = _device.namespace(keys), normals(keys, (self.t,), "float64")
         u = 0.5 * (1 + ops.erf(z / 2**0.5))
-        codes = np.zeros((len(keys), 0), np.int64)
+        codes = xp.zeros((len(keys), 0), np.int64)
         for t in range(self.t):
             logits = self._logits(self.code.table[codes], labels)[:, t].astype(np.float64)
-            edges = np.cumsum(np.asarray(ops.softmax(logits)), axis=1)
+            edges = xp.cumsum(ops.softmax(logits), axis=1)
             drawn = (edges < u[:, t : t + 1] * edges[:, -1:]).sum(axis=1)
-            codes = np.concatenate([codes, drawn[:, None]], axis=1)
+            codes = xp.concatenate([codes, drawn[:, None]], axis=1)
         return codes

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import _device
 from ..random import Stream
 from . import likelihoods
 from .density import DensityModel
@@ -124,13 +125,13 @@ class DecoderModel(LatentModel, DensityModel):
 
     # ---- what a decoder says ----
 
-    def _expected(self, out: np.ndarray) -> np.ndarray:
+    def _expected(self, out: Any) -> Any:
         """The mean of p(x | z), or its mode where a mean is not data, (m, d)."""
         found = self._net.likelihood
         unordered = isinstance(found, (likelihoods.Categorical, likelihoods.Mixed))
-        return np.asarray(found.mode(out) if unordered else found.mean(out)).reshape(len(out), -1)
+        return (found.mode(out) if unordered else found.mean(out)).reshape(len(out), -1)
 
-    def _observed(self, out: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    def _observed(self, out: Any, keys: Any) -> Any:
         """Draws of p(x | out) or its mean, (m, d); row i depends on out[i] and keys[i] only."""
         likelihood = self._net.likelihood
         noisy = self.observation_noise
@@ -138,9 +139,8 @@ class DecoderModel(LatentModel, DensityModel):
             noisy = not (isinstance(likelihood, likelihoods.Bernoulli) and self._grey)
         if not noisy:
             return self._expected(out)
-        other = keys + np.array([0, 1], np.uint64)  # z used the stream itself
-        rows = [np.asarray(likelihood.sample(key, out[i : i + 1])) for i, key in enumerate(other)]
-        return np.concatenate(rows).reshape(len(keys), -1)
+        other = keys + _device.beside(keys, np.array([0, 1], np.uint64))  # z used the stream itself
+        return likelihood.samples(other, out).reshape(len(keys), -1)
 
     def _fitted_config(self) -> dict[str, Any]:
         return {"grey": self._grey}

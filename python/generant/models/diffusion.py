@@ -9,7 +9,6 @@ Not here: the training loop (training), likelihoods (diffusion_score), editing a
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from .. import diffusion, io, nn, ops
+from ..ops import _device
 from ..random import Stream, fold_in, uniform
 from . import denoisers, diffusion_score
 from .density import DensityModel
 from .estimator import check_count, check_data, check_real, check_widths
-from .generative import EVALUATE, LEVELS, NOISE, VALIDATION
+from .generative import EVALUATE, LEVELS, NOISE, VALIDATION, GenerativeModel
 from .scaling import Scaling
 
 __all__ = ["Diffusion"]
@@ -198,9 +198,6 @@ class Diffusion(DensityModel):
             kept = self._calls = denoisers.Denoiser(self.network_)
         return kept
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_calls"}
-
     # ---- fitting ----
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: Any = None) -> Diffusion:
@@ -214,7 +211,7 @@ class Diffusion(DensityModel):
     def _latents(self, method: str, X: Any) -> Any:
         if self.autoencoder is None:
             return X
-        X = check_data(f"Diffusion.{method}", X)
+        place, X = X, check_data(f"Diffusion.{method}", X)
         for verb in ("transform", "inverse_transform"):
             if not hasattr(self.autoencoder, verb):
                 raise TypeError(f"Diffusion: autoencoder has no {verb}: {self.autoencoder!r}")
@@ -223,7 +220,14 @@ class Diffusion(DensityModel):
             raise TypeError(f"Diffusion: autoencoder must be a fitted model, got the class {own.__name__}")
         if getattr(own, "labels_matter", False) and getattr(own, "classes_", None) is not None:
             raise ValueError("Diffusion: autoencoder was fitted with labels and cannot decode without; fit it to X")
-        return np.asarray(own.transform(X))
+        return self._through("transform", _device.beside(place, X))
+
+    def _through(self, verb: str, x: Any) -> Any:
+        """What the autoencoder makes of x, where x is; one of another library works on the host."""
+        own = self.autoencoder
+        given = x if isinstance(own, GenerativeModel) else _device.from_device(x)
+        found = getattr(own, verb)(given)
+        return _device.to_device(found) if _device.is_device(x) else np.asarray(found)
 
     def _begin(self, X: np.ndarray, labels: Any, classes: Any = None) -> None:
         super()._begin(X, labels, classes)
@@ -262,19 +266,21 @@ class Diffusion(DensityModel):
                 key = self._stream(VALIDATION).at(start * ROUNDS + i)
                 levels = self.objective_.levels(fold_in(key, 0), len(data))
                 losses = self.objective_.losses(self.network_, data, labels, levels, key)
-                total += float(np.sum(losses * weight[part], dtype=np.float64))
+                total += float((losses * weight[part]).sum(dtype=np.float64))
         return total / (ROUNDS * float(weight.sum()))
 
     # ---- sampling ----
 
     def sample(
-        self, n_samples: int = 1, y: Any = None, random_state: int | None = None, *, guidance: float | None = None
-    ) -> np.ndarray:
+        self, n_samples: int = 1, y: Any = None, random_state: int | None = None, *, guidance: float | None = None,
+        device: str | None = None,
+    ) -> Any:  # fmt: skip
         """Draw n_samples rows, shaped like those of fit.
 
         y: the class of each sample, (n_samples,) or one for all; drawn as often as in training if absent. random_state:
         a seed; fresh entropy if None. guidance: instead of the model's. A row depends on the seed, its place and its
-        class only, not on n_samples.
+        class only, not on n_samples. device: "cpu" returns a NumPy array, "cuda" runs on the GPU and returns a CuPy
+        array, of the same numbers but for rounding; None is where the model was fitted.
         """
         self._fitted("sample")
         weight = check_real("Diffusion.sample", "guidance", self.guidance if guidance is None else guidance,
@@ -283,17 +289,18 @@ class Diffusion(DensityModel):
             raise ValueError(
                 f"Diffusion.sample: guidance = {weight:g} needs a model that was fitted with labels and p_uncond > 0"
             )
-        return self._drawn(n_samples, y, random_state, functools.partial(self._sample, weight=weight))
+        return self._drawn(n_samples, y, random_state, device, weight=weight)
 
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray, weight: float = 1.0) -> np.ndarray:
+    def _sample(self, codes: Any, keys: Any, weight: float = 1.0) -> Any:
         goal, network = self.objective_, self._denoiser
         plan, shape = self._plan(goal), self._image or (self.scaling_.size,)
-        rows = np.empty((len(keys), self.scaling_.size))
+        xp = _device.namespace(keys)
+        rows = xp.empty((len(keys), self.scaling_.size), np.float64)
         for start in range(0, len(keys), self._at_once):
             part = slice(start, min(start + self._at_once, len(keys)))
             labels, guidance = None if codes is None else codes[part], None
             if labels is not None and weight != 1:
-                both = np.append(labels, np.full(len(labels), self._n_classes))
+                both = xp.concatenate([labels, _device.full(labels, labels.shape, self._n_classes, labels.dtype)])
                 guidance = diffusion.Guidance(weight, goal.predictor(network, both), batched=True)
             said = diffusion.sample(
                 goal.predictor(network, labels), diffusion.initial_noise(plan, keys[part], shape), plan,
@@ -311,8 +318,8 @@ class Diffusion(DensityModel):
     def _present(self, rows: np.ndarray) -> np.ndarray:
         found = super()._present(rows)
         if self.dequantise:
-            found = np.rint(found)
-        return found if self.autoencoder is None else np.asarray(self.autoencoder.inverse_transform(found))
+            found = _device.namespace(found).rint(found)
+        return found if self.autoencoder is None else self._through("inverse_transform", found)
 
     # ---- likelihoods ----
 

@@ -3,6 +3,9 @@
 A model says what its networks are (`_networks`), what a batch turns into (`_inputs`), what a step does (`_step`) and
 how rows are drawn (`_sample`); the loop is in training.py. Everything random is a function of the seed and a position,
 so the same seed gives the same model and the same samples on any number of threads.
+
+A model that is fitted to CuPy arrays trains on the GPU and samples there; its networks_ are host arrays all the same,
+so that files, pickles and sampling on the CPU know no difference. `_at` is the model as it is on a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import io, nn, ops, optim
+from ..ops import _device
 from ..ops._dispatch import to_host
 from ..random import Stream, seed_from, split
 from .estimator import Estimator, check_count, check_data, check_labels, check_real, not_fitted
@@ -27,6 +31,7 @@ INIT, ORDER, LEVELS, NOISE, SAMPLE, LABELS, SPLIT, VALIDATION, EVALUATE = range(
 CHUNK = 1 << 21  # numbers drawn at a time: bounds memory, does not change results
 # not part of what a model is, or a model itself
 UNSAVED = ("callbacks", "verbose", "checkpoint", "checkpoint_every", "warm_start", "autoencoder")
+PASSING = ("_training", "_twin", "_calls")  # attributes that follow from the others, or are of a training under way
 Self = TypeVar("Self", bound="GenerativeModel")
 
 
@@ -38,6 +43,8 @@ class GenerativeModel(Estimator):
     loss has not fallen by tol for n_iter_no_change epochs; the best weights are kept. warm_start: fit goes on from the
     last one. checkpoint, checkpoint_every: a file, rewritten every so many steps, for fit(resume=). callbacks: called
     as callback(model, entry of history_) after each epoch; a true result ends training. verbose: a progress bar.
+
+    After fit, device_ is where it ran: "cuda" if X was a CuPy array, else "cpu", which a loaded or copied model has.
     """
 
     epochs: int
@@ -59,6 +66,7 @@ class GenerativeModel(Estimator):
     scaling_: Scaling
     classes_: np.ndarray | None
     networks_: dict[str, Any]
+    device_: str
 
     clip_norm = 1.0  # of a step's gradient
 
@@ -95,11 +103,17 @@ class GenerativeModel(Estimator):
         raise TypeError(f"{type(self).__name__} does not say what a training step is")
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        """What early stopping watches, on held-out rows: lower is better. networks_ are the averages at this moment."""
+        """What early stopping watches, on held-out rows: lower is better. networks_ are the averages at this moment.
+
+        On a GPU the rows are there, and so are networks_; see `_at`.
+        """
         raise TypeError(f"{type(self).__name__} does not say what a validation loss is")
 
     def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        """One scaled row (m, d) per key; row i depends on keys[i] (2 uint64) and codes[i] only."""
+        """One scaled row (m, d) per key; row i depends on keys[i] (2 uint64) and codes[i] only.
+
+        On a GPU codes, keys, networks_ and what is returned are there; see `_at`.
+        """
         raise TypeError(f"{type(self).__name__} does not say how rows are drawn")
 
     def _optimiser(self, name: str) -> Callable[[np.ndarray], Any]:
@@ -144,7 +158,7 @@ class GenerativeModel(Estimator):
         return Stream(self._seed, purpose)
 
     def _checked(self, where: str, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, Any, np.ndarray]:
-        X = check_data(where, X)
+        X = check_data(where, _device.from_device(X))
         labels = None if y is None else check_labels(where, y, len(X))
         weight = np.ones(len(X))
         if sample_weight is not None:
@@ -175,7 +189,7 @@ class GenerativeModel(Estimator):
         """Forget an earlier fit and prepare for these rows."""
         seed = seed_from(self.random_state)
         scaling = self._scale(X)  # may refuse X; nothing is forgotten then
-        for name in [name for name in vars(self) if name.endswith("_") or name in ("_training", "_seed")]:
+        for name in [name for name in vars(self) if name.endswith("_") or name in (*PASSING, "_seed")]:
             delattr(self, name)
         self._seed, self.scaling_ = seed, scaling
         self.n_features_in_ = scaling.size
@@ -197,11 +211,11 @@ class GenerativeModel(Estimator):
         """X as scaled rows (n, d) float32, refused if the model can give them no probability."""
         return self.scaling_.forward(where, X)
 
-    def _learners(self) -> dict[str, nn.Learner]:
+    def _learners(self, device: str) -> dict[str, nn.Learner]:
         made = {}
         for name, network in self._networks(self._stream(INIT)).items():
             made[name] = nn.Learner(
-                network, self._optimiser(name), clip=self.clip_norm, ema=self._average(name)
+                network, self._optimiser(name), clip=self.clip_norm, ema=self._average(name), device=device
             )
         return made
 
@@ -211,9 +225,11 @@ class GenerativeModel(Estimator):
         sample_weight (n,): how much each row counts; 0 leaves it out. resume: a file that `checkpoint` wrote in a run
         with the same parameters and data; training goes on from there and ends with the same bits as without the
         interruption. Raises DivergedError if the loss stops being finite. In that case, and when interrupted, the model
-        keeps the last good weights and can sample and save.
+        keeps the last good weights and can sample and save. A CuPy array X is fitted on its GPU, whatever y is; every
+        batch is made on the host.
         """
         where = f"{type(self).__name__}.fit"
+        device = self._device_of(where, X)
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
         before = dict(vars(self))
@@ -221,7 +237,7 @@ class GenerativeModel(Estimator):
             goes_on = self.warm_start and hasattr(self, "networks_")
             if not goes_on:
                 self._begin(X, labels)
-            training = self._continued()
+            training = self._continued(device)
             x = self._scaled(where, X)
             codes = self._training_codes(where, labels, len(x))
             if not goes_on:
@@ -242,11 +258,12 @@ class GenerativeModel(Estimator):
         classes: all labels that will ever occur, where the first call does not show them all.
         """
         where = f"{type(self).__name__}.partial_fit"
+        device = self._device_of(where, X)
         X, labels, weight = self._checked(where, X, y, sample_weight)
         self._check_all()
         if not hasattr(self, "networks_"):
             self._begin(X, labels, classes)
-        training = self._continued()
+        training = self._continued(device)
         x = self._scaled(where, X)
         codes = self._training_codes(where, labels, len(x))
         self._count(codes, weight)
@@ -259,19 +276,28 @@ class GenerativeModel(Estimator):
             raise ValueError(f"{where}: the model was fitted {was} labels; y must be given again or left out again")
         return None if labels is None else self._encode(where, labels, n)
 
-    def _continued(self) -> Training:
+    @staticmethod
+    def _device_of(where: str, X: Any) -> str:
+        """Where a model is trained on X."""
+        return _device.checked_device(where, "cuda" if _device.is_device(X) else "cpu")
+
+    def _continued(self, device: str) -> Training:
         """The training under way, or a new one: of the loaded networks if there are some."""
         if not hasattr(self, "_training"):
-            learners = self._learners()
+            learners = self._learners(device)
             for name, network in getattr(self, "networks_", {}).items():
                 learners[name].load_network(network)
-            self._training = Training(self, learners)
+            self._training = Training(self, learners, device)
+        elif self._training.device != device:
+            self._training = self._training.moved(device)
         self._training.follow()
+        self.device_ = device
         return self._training
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copies: without the training under way, as a saved file is."""
-        return {name: value for name, value in vars(self).items() if name != "_training"}
+        """For pickle and copies: without the training under way, as a saved file is, and for the CPU."""
+        kept = {name: value for name, value in vars(self).items() if name not in PASSING}
+        return {**kept, "device_": "cpu"} if "device_" in kept else kept
 
     # ---- sampling ----
 
@@ -292,27 +318,51 @@ class GenerativeModel(Estimator):
         y = np.asarray(to_host(where, "y", y))
         return self._encode(where, np.full(n, y[()]) if y.ndim == 0 else y, n)
 
-    def sample(self, n_samples: int = 1, y: Any = None, random_state: int | None = None) -> np.ndarray:
+    def sample(
+        self, n_samples: int = 1, y: Any = None, random_state: int | None = None, *, device: str | None = None
+    ) -> Any:
         """Draw n_samples rows, shaped like those of fit.
 
         y: the class of each sample, (n_samples,) or one for all; drawn as often as in training if absent. random_state:
         a seed; fresh entropy if None. A row depends on the seed, its place and its class only, not on n_samples.
+        device: "cpu" returns a NumPy array, "cuda" runs on the GPU and returns a CuPy array, of the same numbers but
+        for rounding; None is where the model was fitted.
         """
-        return self._drawn(n_samples, y, random_state, self._sample)
+        return self._drawn(n_samples, y, random_state, device)
 
-    def _drawn(self, n_samples: int, y: Any, random_state: int | None, draw: Callable[..., np.ndarray]) -> np.ndarray:
-        """What `sample` returns, with rows from draw(codes, keys)."""
+    def _drawn(self, n_samples: int, y: Any, random_state: int | None, device: str | None, **options: Any) -> Any:
+        """What `sample` returns; options are for `_sample`."""
         self._fitted("sample")
-        n = check_count(f"{type(self).__name__}.sample", "n_samples", n_samples)
+        where = f"{type(self).__name__}.sample"
+        n = check_count(where, "n_samples", n_samples)
+        there = self._at(_device.checked_device(where, device, getattr(self, "device_", "cpu")))
         seed = seed_from(random_state)
         codes, keys = self._codes(n, y, seed), split(Stream(seed, SAMPLE).at(0), n)
+        if there is not self:
+            codes, keys = None if codes is None else _device.to_device(codes), _device.to_device(keys)
         size = max(16, CHUNK // self.n_features_in_)
         parts = [slice(i, min(i + size, n)) for i in range(0, n, size)]
-        rows = [draw(None if codes is None else codes[part], keys[part]) for part in parts]
-        return self._present(np.concatenate(rows))
+        rows = [there._sample(None if codes is None else codes[part], keys[part], **options) for part in parts]
+        return there._present(_device.namespace(keys).concatenate(rows))
+
+    def _at(self: Self, device: str) -> Self:
+        """The model as `device` sees it: itself on the "cpu", on "cuda" a twin whose networks_ are on the GPU.
+
+        The twin is kept, and with it what it recorded, until networks_ are others.
+        """
+        if device == "cpu":
+            return self
+        kept = vars(self).get("_twin")
+        if kept is None or kept[0] is not self.networks_:
+            twin = object.__new__(type(self))
+            twin.networks_ = {name: nn.to_device(network) for name, network in self.networks_.items()}
+            kept = self._twin = (self.networks_, twin)
+        twin = kept[1]
+        twin.__dict__.update({k: v for k, v in vars(self).items() if k not in ("networks_", *PASSING)}, device_="cuda")
+        return twin
 
     def _present(self, rows: np.ndarray) -> np.ndarray:
-        """Scaled rows as the user's."""
+        """Scaled rows, on the host or on a GPU, as the user's there."""
         return self.scaling_.back(rows, clip=getattr(self, "clip", False))
 
     # ---- files ----
@@ -364,5 +414,5 @@ class GenerativeModel(Estimator):
                 nn.load_state(network, under(f"{name}."))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise io.FormatError(f"{path} does not hold a complete {cls.__name__} model: {error}") from error
-        model.networks_ = networks
+        model.networks_, model.device_ = networks, "cpu"
         return model

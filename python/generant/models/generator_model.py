@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import metrics, nn, ops
-from ..random import Stream, split
+from ..ops import _device
+from ..random import Stream, normals, split
 from .diversity import Diversity, collapse_warning
 from .estimator import check_count, check_widths
 from .generative import EVALUATE, VALIDATION, GenerativeModel
@@ -116,22 +117,23 @@ class GeneratorModel(GenerativeModel):
 
     # ---- samples ----
 
-    def _pushed(self, generator: Any, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
+    def _pushed(self, generator: Any, codes: Any, keys: Any) -> Any:
         """A scaled row per key, (m, d)."""
-        z = ops.normals(keys, np.zeros(1, np.uint64), np.ones(1), shape=(self.latent_dim,))
+        z = normals(keys, (self.latent_dim,))
         return generator(latents(z, self.latent_signs), codes).reshape(len(keys), -1)
 
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
+    def _sample(self, codes: Any, keys: Any) -> Any:
         return self._pushed(self.networks_["generator"], codes, keys)
 
-    def _present(self, rows: np.ndarray) -> np.ndarray:
+    def _present(self, rows: Any) -> Any:
         return self.scaling_.back(rows, clip=self.scaling_.image is not None)
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        fake = self._sample(codes, split(self._stream(VALIDATION).at(0), len(x)))
+        fake = self._sample(codes, _device.beside(x, split(self._stream(VALIDATION).at(0), len(x))))
+        x, fake = _device.from_device(x), _device.from_device(fake)
         return metrics.energy_distance(x, fake, estimator="unbiased" if len(x) > 1 else "biased")
 
-    def _observe(self, networks: dict[str, Any], epoch: int, last: int) -> dict[str, float]:
+    def _observe(self, epoch: int, last: int) -> dict[str, float]:
         """recall and diversity of samples, every watch_every epochs and at the end; warns where they begin to fall."""
         if not self.watch_every or (epoch % self.watch_every and epoch != last):
             return {}
@@ -139,8 +141,11 @@ class GeneratorModel(GenerativeModel):
         at = np.unique(np.linspace(0, len(x) - 1, WATCHED).astype(np.int64))
         if len(np.unique(x[at], axis=0)) <= NEIGHBOURS:
             return {}  # too few rows to say anything
-        keys = split(self._stream(EVALUATE).at(epoch), len(at))
-        fake = self._pushed(networks["generator"], None if codes is None else codes[at], keys)
+        keys, labels = split(self._stream(EVALUATE).at(epoch), len(at)), None if codes is None else codes[at]
+        if self._training.device == "cuda":
+            keys, labels = _device.to_device(keys), None if labels is None else _device.to_device(labels)
+        generator = self._training.learners["generator"].finish()
+        fake = _device.from_device(self._pushed(generator, labels, keys))
         found = Diversity(x[at], k=NEIGHBOURS).measure(fake)
         history = [entry for entry in self.history_ if "recall" in entry]
         message = collapse_warning([*history, found])

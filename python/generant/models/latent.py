@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import _device
 from ..ops._dispatch import to_host
 from .estimator import check_count, check_data
 from .generative import GenerativeModel
@@ -19,7 +20,8 @@ __all__ = ["LatentModel"]
 class LatentModel(GenerativeModel):
     """Subclasses define `_latents`, `_decoded`, `_latent_shape`; rows are scaled, labels are class numbers or None.
 
-    labels_matter: whether encoder and decoder are conditioned on the labels of `fit`.
+    labels_matter: whether encoder and decoder are conditioned on the labels of `fit`. What is given as a CuPy array is
+    worked on by the GPU and comes back as one, except by `interpolate`.
     """
 
     labels_matter = True
@@ -60,8 +62,10 @@ class LatentModel(GenerativeModel):
         self._fitted("transform")
         where = f"{type(self).__name__}.transform"
         x = self.scaling_.forward(where, X)
-        found = self._latents(x, self._labels_of(where, x, y))
-        return found.astype(np.float64) if np.asarray(to_host(where, "X", X)).dtype == np.float64 else found
+        codes = self._labels_of(where, x, y)
+        found = self._beside(X)._latents(*[_device.beside(X, a) for a in (x, codes)])
+        kept = X if _device.is_device(X) else np.asarray(to_host(where, "X", X))
+        return found.astype(np.float64) if kept.dtype == np.float64 else found
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
         """fit, then transform."""
@@ -78,7 +82,13 @@ class LatentModel(GenerativeModel):
             raise ValueError(f"{where}: Z must have shape (n, {', '.join(map(str, shape))}), got {z.shape}")
         if y is None and self.classes_ is not None and self.labels_matter:
             raise ValueError(f"{where}: the model was fitted with labels; y must be given")
-        return self._present(self._decoded(z, self._labels_of(where, z, y)))
+        codes = self._labels_of(where, z, y)
+        there = self._beside(Z)
+        return there._present(there._decoded(*[_device.beside(Z, a) for a in (z, codes)]))
+
+    def _beside(self, X: Any) -> Any:
+        """The model as it is where X lives."""
+        return self._at("cuda" if _device.is_device(X) else "cpu")
 
     def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
         """What decoding the latents of X gives, shaped like X."""
@@ -86,7 +96,9 @@ class LatentModel(GenerativeModel):
         where = f"{type(self).__name__}.reconstruct"
         x = self.scaling_.forward(where, X)
         codes = self._labels_of(where, x, y)
-        return self._present(self._decoded(self._latents(x, codes), codes))
+        x, codes = (_device.beside(X, a) for a in (x, codes))
+        there = self._beside(X)
+        return there._present(there._decoded(there._latents(x, codes), codes))
 
     def interpolate(self, a: Any, b: Any, n: int = 8, y: Any = None) -> np.ndarray:
         """n samples on the straight line of latents from a to b, both included: (n, ...) from two samples a, b (...).

@@ -8,6 +8,7 @@ for them. Codes and counts are whole numbers in arrays of out's float dtype; pla
     log_constant(x)   (n,) float64: what log_prob leaves out because it depends on x alone; 0 but for the multinomial
     mean(out)         expected x;   mode(out): the most probable x, valid data even where a mean is not
     sample(key, out)  one draw of x
+    samples(keys, out)  draws of x, row i by keys[i] (2 uint64), which lie where out does, and so do the draws
     check(where, x)   ValueError for data that p gives no probability; log_prob trusts its x
 mode, sample, check and log_constant take plain arrays. Not here: priors of latents (priors.py), weights between
 likelihood and prior.
@@ -24,7 +25,8 @@ import numpy as np
 
 from .. import ops, random
 from ..data.checks import check_count, check_real
-from ..nn import Buffer, Module
+from ..nn import Buffer, Module, to_host
+from ..ops import _device
 
 __all__ = [
     "Bernoulli", "Categorical", "DiscretisedLogistic", "Gaussian", "Likelihood", "Mixed", "Multinomial", "likelihood",
@@ -62,6 +64,12 @@ class Likelihood(Module):
 
     def sample(self, key: Any, out: Any) -> Any:
         raise TypeError(f"{type(self).__name__} cannot be sampled")
+
+    def samples(self, keys: Any, out: Any) -> Any:
+        host, keys = to_host(self) if _device.is_device(out) else self, _device.from_device(keys)
+        rows = _device.from_device(out)
+        drawn = [np.asarray(host.sample(key, rows[i : i + 1])) for i, key in enumerate(keys)]
+        return _device.beside(out, np.concatenate(drawn))
 
     def check(self, where: str, x: Any) -> None:
         """All real numbers are data."""
@@ -131,7 +139,13 @@ class Gaussian(Likelihood):
 
     def sample(self, key: Any, out: Any) -> Any:
         mu, v = self._parameters(out)
-        noise = ops.normal(key, shape=tuple(mu.shape), dtype=mu.dtype.name)
+        return self._around(mu, v, ops.normal(key, shape=tuple(mu.shape), dtype=mu.dtype.name))
+
+    def samples(self, keys: Any, out: Any) -> Any:
+        mu, v = self._parameters(out)
+        return self._around(mu, v, random.normals(keys, tuple(mu.shape[1:]), mu.dtype.name))
+
+    def _around(self, mu: Any, v: Any, noise: Any) -> Any:
         return ops.add(mu, ops.mul(ops.exp(ops.affine(v, scale=0.5)), noise))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import _device
 from .estimator import check_data
 
 __all__ = ["Scaling"]
@@ -96,14 +97,18 @@ class Scaling:
             return np.clip(np.floor(rows.astype(np.float64) * self.levels), 0, self.levels - 1).astype(np.float32)
         return ((rows - self.offset) / self.scale).astype(np.float32)
 
-    def back(self, rows: np.ndarray, *, clip: bool = False) -> np.ndarray:
-        """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X."""
-        offset = self.offset + (0.5 * self.scale if self.levels else 0.0)
-        x = rows.reshape(len(rows), -1) * np.float64(self.scale) + offset
+    def back(self, rows: Any, *, clip: bool = False) -> Any:
+        """(n, d) -> (n, *shape) in X's unit and dtype; with clip, every feature within its range in X.
+
+        Device arrays stay where they are.
+        """
+        xp, here = _device.namespace(rows), lambda a: _device.beside(rows, a)
+        scale, offset = np.asarray(self.scale, np.float64), self.offset + (0.5 * self.scale if self.levels else 0.0)
+        x = rows.reshape(len(rows), -1).astype(np.float64, copy=False) * here(scale) + here(offset)
         if clip:
-            np.clip(x, self.low, self.high, out=x)
+            xp.clip(x, here(self.low), here(self.high), out=x)
         if self.dtype == np.uint8:
-            x = np.clip(np.rint(x), 0, 255)
+            x = xp.clip(xp.rint(x), 0, 255)
         return x.astype(self.dtype).reshape(len(rows), *self.shape)
 
     @property

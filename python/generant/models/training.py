@@ -2,7 +2,8 @@
 
 A step is recorded once per shape of batch and replayed; what depends on the step number comes in as arrays. Batches,
 keys and rates are functions of the seed and the step, so a run that was killed and resumed has the bits of one that was
-not. Not here: what a step does.
+not. The learners may be on a GPU: data, batches and keys stay on the host, and a step's losses are read when the next
+batch is ready. Not here: what a step does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from .. import nn, optim, recording
 from ..data.batches import batches, stratified_split
+from ..ops import _device
 from ..random import Stream, fold_in, permutation
 from . import checkpoint
 from .estimator import DivergedError
@@ -28,10 +30,10 @@ ORDER, SPLIT = 1, 6  # purposes of random streams, see generative.py
 
 
 class Training:
-    """A model's learners and how far they have come."""
+    """A model's learners and how far they have come. device: "cpu" or "cuda", where the learners are."""
 
-    def __init__(self, model: Any, learners: dict[str, Any]) -> None:
-        self.model, self.learners = model, learners
+    def __init__(self, model: Any, learners: dict[str, Any], device: str = "cpu") -> None:
+        self.model, self.learners, self.device = model, learners, device
         self.state = {name: learner.state for name, learner in learners.items()}
         self.names: list[str] = []  # of what a step returns
         self.step = recording.record(self._named, self.state)
@@ -64,8 +66,19 @@ class Training:
         self.params, self.step = params, recording.record(self._named, self.state)
 
     def finished(self) -> dict[str, Any]:
-        """The networks as they are now, averaged where there is an average."""
-        return {name: learner.finish() for name, learner in self.learners.items()}
+        """The networks as they are now, averaged where there is an average, on the host."""
+        return {name: nn.to_host(learner.finish()) if self.device == "cuda" else learner.finish()
+                for name, learner in self.learners.items()}  # fmt: skip
+
+    def moved(self, device: str) -> Training:
+        """This training, with the learners on another device."""
+        learners = self.model._learners(device)
+        made = Training(self.model, learners, device)
+        checkpoint.restore("memory", checkpoint.flatten(made.state), checkpoint.flatten(self.state))
+        for learner in learners.values():
+            learner.reread()
+        made.done, made.epoch = self.done, self.epoch
+        return made
 
     # ---- the loop ----
 
@@ -78,6 +91,7 @@ class Training:
         self.data = checkpoint.fingerprint(x, codes, weight, *about) if resume or model.checkpoint else ""
         self.first, self.first_epoch = self.done, self.epoch
         self.losses: list[list[float]] = []  # of the epoch under way
+        self._running: tuple | None = None  # what the step under way returns
         self.best: dict[str, np.ndarray] = {}
         self.best_loss, self.waited = math.inf, 0
         if resume:
@@ -85,7 +99,7 @@ class Training:
         held: Any = None
         if model.early_stopping and not constant:
             kept, out = self._split(len(x), codes)
-            held = tuple(None if a is None else a[out] for a in (x, codes, weight))
+            held = tuple(self._placed(a[out]) if a is not None else None for a in (x, codes, weight))
             x, codes, weight = x[kept], None if codes is None else codes[kept], weight[kept]
         self.x, self.codes = x, codes  # what is trained on, for those who observe
         size = min(model._rows(), len(x))
@@ -104,6 +118,7 @@ class Training:
                     self._one(x[index], None if codes is None else codes[index], weight[index])
                     if bar is not None:
                         bar.update(size)
+                self._settle()
                 rate = (len(self.losses) - already) * size / (time.perf_counter() - begun)
                 self.epoch += 1
                 entry = {"epoch": self.epoch, "step": self.done}
@@ -113,7 +128,7 @@ class Training:
                 stop = held is not None and self._watch(held, entry)
                 observe = getattr(model, "_observe", None)
                 if observe is not None:
-                    entry |= observe(self.finished(), self.epoch, last)
+                    entry |= observe(self.epoch, last)
                 model.history_.append(entry)
                 if bar is not None:
                     bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
@@ -126,19 +141,34 @@ class Training:
         finally:  # whatever ended training, its last good weights are the model
             if bar is not None:
                 bar.close()
+            if self._running is not None and all(math.isfinite(float(v.ravel()[0])) for v in self._running):
+                self.done += 1  # interrupted before the step was settled
+            self._running = None
             if self.done > self.first:
                 self._show()
+
+    def _placed(self, a: np.ndarray) -> Any:
+        return _device.to_device(a) if self.device == "cuda" else a
 
     def _show(self) -> None:
         self.model.networks_, self.model.n_iter_ = self.finished(), self.done
 
     def _one(self, x: np.ndarray, codes: Any, weight: np.ndarray) -> None:
-        """One step, and a checkpoint if it is time."""
-        model = self.model
+        """One step. On a GPU it is left running: `_settle` waits for it."""
+        inputs = self.model._inputs(x, codes, weight, self.done + (self._running is not None))
+        self._settle()
         for name, learner in self.learners.items():
             learner.prepare(self._rate(name))
-        inputs = model._inputs(x, codes, weight, self.done)
-        values = [float(v.ravel()[0]) for v in self.step(*inputs)]
+        self._running = self.step(*inputs)
+        if self.device == "cpu":
+            self._settle()
+
+    def _settle(self) -> None:
+        """The losses of the step under way, if there is one, and a checkpoint if it is time."""
+        if self._running is None:
+            return
+        model, running, self._running = self.model, self._running, None
+        values = [float(v.ravel()[0]) for v in running]
         if not all(map(math.isfinite, values)):
             told = ", ".join(f"{name} {v:.4g}" for name, v in zip(self.names, values, strict=True))
             raise DivergedError(
@@ -180,10 +210,10 @@ class Training:
     def _watch(self, held: tuple, entry: dict[str, Any]) -> bool:
         """Validate; True if training should end."""
         self._show()
-        loss = entry["validation_loss"] = float(self.model._validate(*held))
+        loss = entry["validation_loss"] = float(self.model._at(self.device)._validate(*held))
         if loss < self.best_loss - self.model.tol:
             self.best_loss, self.waited = loss, 0
-            self.best = {k: a.copy() for k, a in checkpoint.flatten(self._weights()).items()}
+            self.best = {k: _device.from_device(a.copy()) for k, a in checkpoint.flatten(self._weights()).items()}
         else:
             self.waited += 1
         return self.waited >= self.model.n_iter_no_change
@@ -197,7 +227,7 @@ class Training:
 
     def _restore_best(self) -> None:
         for name, array in checkpoint.flatten(self._weights()).items():
-            array[...] = self.best[name]
+            _device.put(array, self.best[name])
 
     # ---- checkpoints ----
 
@@ -233,6 +263,8 @@ class Training:
             raise ValueError(f"{name}.fit: {path} was written for other data (X, y or sample_weight differ)")
         mine = {k: a for k, a in checkpoint.flatten(self.state).items() if not k.endswith("/gradient")}
         checkpoint.restore(path, {f"state/{k}": a for k, a in mine.items()}, arrays)
+        for learner in self.learners.values():
+            learner.reread()
         self.best = {k.removeprefix("best/"): a for k, a in arrays.items() if k.startswith("best/")}
         self.losses = arrays["losses"].tolist()
         self.best_loss, self.waited = meta["best_loss"], meta["waited"]

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops
-from ..random import Stream, permutation
+from ..ops import _device
+from ..random import Stream, normals, permutation
 from . import likelihoods, priors, vae_objectives
 from .decoder_model import DecoderModel, row_keys
 from .estimator import available_if, check_count, check_real
@@ -209,22 +210,23 @@ class VAE(DecoderModel):
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
         key, beta = self._stream(VALIDATION).at(0), np.array(self.beta, np.float32)
-        return float(self._loss(self._net, *self._arguments(x, codes, weight, key, beta))[0])
+        rows, labels, shares = (_device.from_device(a) for a in (x, codes, weight))
+        inputs = [_device.beside(x, a) for a in self._arguments(rows, labels, shares, key, beta)]
+        return float(self._loss(self._net, *inputs)[0])
 
     # ---- sampling and scoring ----
 
-    def _prior_draws(self, keys: np.ndarray) -> np.ndarray:
+    def _prior_draws(self, keys: Any) -> Any:
         """z of every key, (m, latent)."""
-        net, one = self._net, np.ones(1)
-        noise = ops.normals(keys, np.zeros(1, np.uint64), one, shape=(self.latent_dim,))
+        net, noise = self._net, normals(keys, (self.latent_dim,))
         if net.prior is None:
             return noise
         mu, logvar, logits = net.prior.components(net.encode_pseudo)
-        u = 0.5 * (1 + ops.erf(ops.normals(keys, 2 * np.ones(1, np.uint64), one, dtype="float64", shape=()) / 2**0.5))
-        which = likelihoods.draw_levels(u, np.zeros(len(mu)) if logits is None else logits)
+        u = 0.5 * (1 + ops.erf(normals(keys, (), "float64", stream=2) / 2**0.5))
+        which = likelihoods.draw_levels(u, _device.full(mu, (len(mu),), 0.0, np.float64) if logits is None else logits)
         return mu[which] + np.exp(0.5 * logvar[which]) * noise
 
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
+    def _sample(self, codes: Any, keys: Any) -> Any:
         net = self._net
         return self._observed(net.decode(self._prior_draws(keys), codes), keys)
 
@@ -259,10 +261,10 @@ class VAE(DecoderModel):
     def _latent_shape(self) -> tuple[int, ...]:
         return (self.latent_dim,)
 
-    def _latents(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        return np.asarray(self._net.encode(x, codes)[0])
+    def _latents(self, x: Any, codes: Any) -> Any:
+        return self._net.encode(x, codes)[0]
 
-    def _decoded(self, z: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+    def _decoded(self, z: Any, codes: Any) -> Any:
         return self._expected(self._net.decode(z.astype(np.float32), codes))
 
     def _likeliest(self, x: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn, ops, optim
+from ..ops import _device
 from ..random import Stream
 from . import likelihoods
 from .code_prior import CodePrior
@@ -107,19 +108,19 @@ class _Quantised(DecoderModel):
         }  # fmt: skip
 
     def _validate(self, x: np.ndarray, codes: np.ndarray | None, weight: np.ndarray) -> float:
-        return -float(np.mean(weight * self._score(x, codes)))
+        return -float(np.mean(_device.from_device(weight) * self._score(x, codes)))
 
     # ---- codes ----
 
-    def _coded(self, x: np.ndarray) -> np.ndarray:
+    def _coded(self, x: Any) -> Any:
         """Codes (n, t) of scaled rows."""
         net = self._net
-        return np.asarray(quantise(net.quantiser, net.encode(x))[2]).reshape(len(x), -1)
+        return quantise(net.quantiser, net.encode(x))[2].reshape(len(x), -1)
 
-    def _from_codes(self, codes: np.ndarray) -> np.ndarray:
+    def _from_codes(self, codes: Any) -> Any:
         """The parameters of p(x | codes), from codes (n, t)."""
         net = self._net
-        return net.decode(np.asarray(net.quantiser.codebook())[codes.reshape(-1)])
+        return net.decode(net.quantiser.codebook()[codes.reshape(-1)])
 
     def encode(self, X: Any) -> np.ndarray:
         """The codes of X: (n, positions) int64, or (n, h', w') of a convolutional model."""
@@ -143,30 +144,30 @@ class _Quantised(DecoderModel):
         net = self._net
         return (math.prod(net.grid) * net.quantiser.d,)
 
-    def _latents(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+    def _latents(self, x: Any, codes: Any) -> Any:
         net = self._net
-        return np.asarray(quantise(net.quantiser, net.encode(x))[0]).reshape(len(x), -1)
+        return quantise(net.quantiser, net.encode(x))[0].reshape(len(x), -1)
 
-    def _decoded(self, z: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+    def _decoded(self, z: Any, codes: Any) -> Any:
         net = self._net
-        codebook = net.quantiser.codebook()
-        found = ops.nearest(np.ascontiguousarray(z, np.float32).reshape(-1, net.quantiser.d), codebook)[1]
-        return self._expected(self._from_codes(np.asarray(found)))
+        rows = _device.namespace(z).ascontiguousarray(z, np.float32).reshape(-1, net.quantiser.d)
+        return self._expected(self._from_codes(ops.nearest(rows, net.quantiser.codebook())[1]))
 
     # ---- sampling and scoring ----
 
-    def _sample(self, codes: np.ndarray | None, keys: np.ndarray) -> np.ndarray:
-        labels = np.zeros(len(keys), np.int64) if codes is None else codes
+    def _sample(self, codes: Any, keys: Any) -> Any:
+        labels = _device.full(keys, (len(keys),), 0, np.int64) if codes is None else codes
         drawn = self.networks_["prior"].sample(keys, labels)
         return self._observed(self._from_codes(drawn), keys)
 
     def _score(self, x: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
         """log p(x | codes) + log p(codes | y) of the codes that x has: one term of a sum, so a lower bound."""
-        labels = np.zeros(len(x), np.int64) if codes is None else codes
+        labels = _device.full(x, (len(x),), 0, np.int64) if codes is None else codes
         found, net = self._coded(x), self._net
         log_p = net.log_prob(x, self._from_codes(found))
-        total = np.asarray(log_p, np.float64) + self.networks_["prior"].log_prob(found, labels)
-        return total + net.likelihood.log_constant(x.reshape(len(x), *net.shape))
+        total = log_p.astype(np.float64) + self.networks_["prior"].log_prob(found, labels)
+        shaped = _device.from_device(x).reshape(len(x), *net.shape)
+        return _device.from_device(total) + net.likelihood.log_constant(shaped)
 
 
 class VQVAE(_Quantised):

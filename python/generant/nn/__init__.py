@@ -20,6 +20,8 @@ from .module import (
     named_parameters,
     pack,
     state,
+    to_device,
+    to_host,
     value_and_grad,
 )
 from .norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
@@ -71,5 +73,7 @@ __all__ = [
     "pack",
     "state",
     "summary",
+    "to_device",
+    "to_host",
     "value_and_grad",
 ]

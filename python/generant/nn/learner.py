@@ -14,10 +14,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from .. import ops, optim
-from .module import load_state, look_alike, named_buffers, named_parameters, pack, state
+from ..ops import _device
+from .module import load_state, look_alike, move, named_buffers, named_parameters, pack, state
 
 __all__ = ["Learner"]
 
@@ -26,21 +25,25 @@ class Learner:
     """network with an optimiser: a function of the flat parameters, `lambda p: optim.Adam(p, lr=1e-3)` say.
 
     clip: the norm to which gradients are cut. ema: a function of the flat parameters that returns an `optim.EMA`, or
-    None. A gradient that is not finite changes nothing.
+    None. A gradient that is not finite changes nothing. device: "cuda" or "cpu", where the network's arrays are moved
+    to and all others are; where the network is, if None.
     """
 
     def __init__(
         self,
         network: Any,
-        optimiser: Callable[[np.ndarray], Any],
+        optimiser: Callable[[Any], Any],
         *,
         clip: float = math.inf,
-        ema: Callable[[np.ndarray], optim.EMA] | None = None,
+        ema: Callable[[Any], optim.EMA] | None = None,
+        device: str | None = None,
     ) -> None:
         if not clip > 0:
             raise ValueError(f"Learner: clip must be positive, got {clip}")
         if not callable(optimiser):
             raise TypeError(f"Learner: optimiser must be a function of the flat parameters, got {optimiser!r}")
+        if device is not None:
+            move(network, _device.checked_device("Learner", device))
         self.module, self.clip = network, clip
         self.packed = pack(network)
         self.gradient = self.packed.zeros()
@@ -92,7 +95,8 @@ class Learner:
             self.ema.prepare()
 
     def finish(self) -> Any:
-        """The trained network, with its averaged parameters if there is an average: a module of its own arrays."""
+        """The trained network, with its averaged parameters if there is an average: a module of its own arrays, there
+        where the learner's are."""
         flat = self.packed.data if self.ema is None else self.ema.average
         made = copy.deepcopy(self.module)
         for own, view in zip(named_parameters(made).values(), self.packed.views(flat), strict=True):
@@ -104,3 +108,8 @@ class Learner:
         load_state(self.module, state(trained))
         if self.ema is not None:
             self.ema.average[...] = self.packed.data
+
+    def reread(self) -> None:
+        """To be called after the arrays of `state` were changed from outside."""
+        if self.ema is not None:
+            self.ema.reread()

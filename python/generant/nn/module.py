@@ -12,6 +12,7 @@ Not here: training loops, modes (train and eval behave alike), and hooks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from .. import autograd
+from ..ops import _device
 
 __all__ = [
-    "Buffer", "Module", "Packed", "load_state", "look_alike", "named_buffers", "named_parameters", "pack", "state",
-    "value_and_grad",
+    "Buffer", "Module", "Packed", "load_state", "look_alike", "move", "named_buffers", "named_parameters", "pack",
+    "state", "to_device", "to_host", "value_and_grad",
 ]  # fmt: skip
 
 ALIGNMENT = 16  # elements: parameters begin on cache lines
@@ -35,7 +37,7 @@ class Buffer:
     """
 
     def __init__(self, value: Any) -> None:
-        self.value: Any = np.asarray(value)
+        self.value: Any = value if _device.is_device(value) else np.asarray(value)
 
     @classmethod
     def of(cls, value: Any) -> Buffer:
@@ -128,9 +130,9 @@ def look_alike(o: Any, new: dict[int, Any]) -> Any:
     if _is_array(o):
         return new.get(id(o), o)
     if isinstance(o, Module):
-        copy = object.__new__(type(o))
-        copy.__dict__.update({key: look_alike(part, new) for key, part in vars(o).items()}, _traced=True)
-        return copy
+        made = object.__new__(type(o))
+        made.__dict__.update({key: look_alike(part, new) for key, part in vars(o).items()}, _traced=True)
+        return made
     if isinstance(o, Mapping):
         return MappingProxyType({key: look_alike(part, new) for key, part in o.items()})
     if isinstance(o, (list, tuple)):
@@ -158,9 +160,11 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, list]]:
 
 
 def _replace(o: Any, new: dict[int, Any]) -> Any:
-    """o with every array of id i replaced by new[i]: modules, lists and dicts in place, tuples anew."""
+    """o with every array of id i replaced by new[i]: modules, Buffers, lists and dicts in place, tuples anew."""
     if _is_array(o):
         return new.get(id(o), o)
+    if isinstance(o, Buffer):
+        o.value = new.get(id(o.value), o.value)
     if isinstance(o, Module):
         for key, part in list(vars(o).items()):
             o.__dict__[key] = _replace(part, new)
@@ -174,32 +178,61 @@ def _replace(o: Any, new: dict[int, Any]) -> Any:
     return o
 
 
-class Packed:
-    """One buffer `data` (n,) with all parameters of a model, each at a cache line; the gaps stay zero."""
+def _arrays(model: Any) -> list[Any]:
+    """Every array of a model, Buffers' too."""
+    return [o.value if isinstance(o, Buffer) else o for _, o in _walk(model)]
 
-    def __init__(self, shapes: list[tuple[int, ...]], dtype: Any) -> None:
-        self.shapes = shapes
+
+def to_device(model: Any) -> Any:
+    """A copy of a model whose arrays are on the GPU, as CuPy arrays: called on CuPy arrays it runs there.
+
+    A tied weight stays one array. RuntimeError or ImportError where there is no GPU or no CuPy.
+    """
+    return copy.deepcopy(model, {id(a): _device.to_device(a) for a in _arrays(model)})
+
+
+def to_host(model: Any) -> Any:
+    """A copy of a model whose arrays are NumPy's: the way back from `to_device`."""
+    return copy.deepcopy(model, {id(a): _device.from_device(a) for a in _arrays(model) if _device.is_device(a)})
+
+
+def move(model: Any, device: str) -> None:
+    """Put the model's arrays where device says, "cuda" or "cpu", in place."""
+    there = device == "cuda"
+    to = _device.to_device if there else _device.from_device
+    _replace(model, {id(a): to(a) for a in _arrays(model) if _device.is_device(a) != there})
+
+
+class Packed:
+    """One buffer `data` (n,) with all parameters of a model, each at a cache line; the gaps stay zero.
+
+    on_device: whether buffers are CuPy's.
+    """
+
+    def __init__(self, shapes: list[tuple[int, ...]], dtype: Any, on_device: bool = False) -> None:
+        self.shapes, self.on_device = shapes, on_device
         self.offsets: list[int] = []
         n = 0
         for shape in shapes:
             self.offsets.append(n)
             size = int(np.prod(shape, dtype=np.int64))
             n += -(-size // ALIGNMENT) * ALIGNMENT
-        self.data = self.empty_like(n, dtype)
+        self.data = self._zeroed(n, dtype)
 
-    @staticmethod
-    def empty_like(n: int, dtype: Any) -> np.ndarray:
+    def _zeroed(self, n: int, dtype: Any) -> Any:
         """A zeroed (n,) buffer that begins on a cache line."""
+        if self.on_device:
+            return _device.cupy("pack").zeros(n, dtype)
         size = np.dtype(dtype).itemsize
         raw = np.zeros(n * size + 64, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start : start + n * size].view(dtype)
 
-    def zeros(self) -> np.ndarray:
+    def zeros(self) -> Any:
         """A buffer of the same layout, for gradients, moments or averages."""
-        return self.empty_like(self.data.size, self.data.dtype)
+        return self._zeroed(self.data.size, self.data.dtype)
 
-    def views(self, buffer: np.ndarray) -> list[np.ndarray]:
+    def views(self, buffer: Any) -> list[Any]:
         """The parameters' places in a buffer of this layout, in the order of `named_parameters`."""
         ends = [o + int(np.prod(s, dtype=np.int64)) for o, s in zip(self.offsets, self.shapes, strict=True)]
         return [buffer[o:e].reshape(s) for o, e, s in zip(self.offsets, ends, self.shapes, strict=True)]
@@ -213,7 +246,10 @@ def pack(model: Any) -> Packed:
     dtypes = sorted({str(leaf.dtype) for leaf in leaves})
     if len(dtypes) > 1:
         raise TypeError(f"pack: parameters must share one dtype, got {' and '.join(dtypes)}")
-    packed = Packed([leaf.shape for leaf in leaves], leaves[0].dtype)
+    places = {_device.is_device(leaf) for leaf in leaves}
+    if len(places) > 1:
+        raise TypeError("pack: some parameters are on the host and some on a GPU; see nn.to_device and nn.to_host")
+    packed = Packed([leaf.shape for leaf in leaves], leaves[0].dtype, places.pop())
     views = packed.views(packed.data)
     for view, leaf in zip(views, leaves, strict=True):
         view[...] = leaf
@@ -227,7 +263,10 @@ def state(model: Any) -> dict[str, np.ndarray]:
 
 
 def load_state(model: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Copy arrays named as in `state` into the model, in place. Names, shapes and dtypes must be those of the model."""
+    """Copy arrays named as in `state` into the model, in place. Names, shapes and dtypes must be those of the model.
+
+    Either may be on the host or on a GPU.
+    """
     own = state(model)
     missing, unknown = [k for k in own if k not in arrays], [k for k in arrays if k not in own]
     if missing or unknown:
@@ -240,4 +279,4 @@ def load_state(model: Any, arrays: dict[str, np.ndarray]) -> None:
         if new.shape != array.shape or new.dtype != array.dtype:
             raise ValueError(f"load_state: {name} is {new.dtype} {new.shape}, wanted {array.dtype} {array.shape}")
     for name, array in own.items():
-        array[...] = arrays[name]
+        _device.put(array, arrays[name])

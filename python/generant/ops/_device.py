@@ -23,19 +23,9 @@ from ._dispatch import float_type_of, is_torch
 from ._spec import DTYPE_NUMBER
 
 __all__ = [
-    "address",
-    "cuda_error",
-    "cuda_module",
-    "cupy",
-    "from_device",
-    "full",
-    "is_array",
-    "is_device",
-    "kernels",
-    "program",
-    "run",
-    "to_device",
-]
+    "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array",
+    "is_device", "kernels", "namespace", "program", "put", "run", "to_device", "zeros_like",
+]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
 cuda_error: list[str] = []  # why the compiled CUDA module could not be imported
@@ -239,8 +229,9 @@ def _run(cp: Any, row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any
     )
     _same_device(row.name, row, arrays)
     plan = row._remembered_plan(arrays, attrs, every)
-    if row.check is not None:
-        row._check_values(*map(checkable, arrays), **attrs)
+    if row.check is not None:  # of what came from the host the values are known without waiting
+        known = [x if isinstance(x, np.ndarray) else checkable(a) for x, a in zip(xs, arrays, strict=False)]
+        row._check_values(*known, **attrs)
     if not row.has_kernel:
         return _definition(cp, row, plan, arrays)
     if by_library(row, arrays, attrs):
@@ -379,3 +370,35 @@ def from_device(x: Any) -> Any:
     if not is_device(x):
         return x
     return x.detach().cpu().numpy() if is_torch(x) else (x if hasattr(x, "get") else to_device(x)).get()
+
+
+def checked_device(where: str, device: Any, default: str = "cpu") -> str:
+    """"cpu" or "cuda", of a `device` argument: default if it is None; an error if it is another, or there is no GPU."""
+    device = default if device is None else device
+    if not isinstance(device, str) or device not in ("cpu", "cuda"):
+        raise ValueError(f"{where}: device must be 'cpu', 'cuda' or None, got {device!r}")
+    if device == "cuda":
+        cupy(where)
+    return device
+
+
+def namespace(x: Any) -> Any:
+    """The module whose functions take x: CuPy for a device array, else NumPy."""
+    return cupy("namespace") if is_device(x) else np
+
+
+def beside(like: Any, x: Any) -> Any:
+    """x where `like` lives: on the GPU, or on the host; None, numbers and traced arrays as they are."""
+    if is_device(like):
+        return to_device(x) if isinstance(x, np.ndarray) else x
+    return from_device(x) if isinstance(like, np.ndarray) else x
+
+
+def put(array: Any, values: Any) -> None:
+    """array[...] = values, wherever either is."""
+    array[...] = to_device(values) if is_device(array) else from_device(values)
+
+
+def zeros_like(x: Any, shape: tuple[int, ...] | None = None, dtype: Any = None) -> Any:
+    """Zeros where x lives, of its shape and dtype where no others are given."""
+    return full(x, tuple(x.shape) if shape is None else shape, 0, x.dtype if dtype is None else dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .state import Stateful, arrays, bounded, flat
 
 __all__ = ["Adam", "AdamW", "clip"]
@@ -19,18 +20,18 @@ class Adam(Stateful):
     params: flat, changed in place by `step(grads, ok)`. Memory: twice the parameters.
     """
 
-    def __init__(self, params: np.ndarray, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
+    def __init__(self, params: Any, *, lr: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                  eps: float = 1e-8, weight_decay: float = 0.0) -> None:
         name = type(self).__name__
         bounded(name, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
         self.params = flat(name, params)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
-        self.m, self.v = np.zeros_like(params), np.zeros_like(params)
-        self.count = np.zeros(1, np.int64)             # steps done
-        self.lr = np.array([lr], np.float64)
+        self.m, self.v = _device.zeros_like(params), _device.zeros_like(params)
+        self.count = _device.full(params, (1,), 0, np.int64)  # steps done
+        self.lr = _device.full(params, (1,), lr, np.float64)
 
     @property
-    def state(self) -> dict[str, np.ndarray]:          # type: ignore[override]
+    def state(self) -> dict[str, Any]:          # type: ignore[override]
         """m, v, count, lr: everything but the parameters that a step reads or changes."""
         return {"m": self.m, "v": self.v, "count": self.count, "lr": self.lr}
 
@@ -47,7 +48,7 @@ class Adam(Stateful):
 class AdamW(Adam):
     """Adam with a decoupled weight decay of 0.01. Loshchilov and Hutter (2019), algorithm 2."""
 
-    def __init__(self, params: np.ndarray, *, weight_decay: float = 0.01, **options: float) -> None:
+    def __init__(self, params: Any, *, weight_decay: float = 0.01, **options: float) -> None:
         super().__init__(params, weight_decay=weight_decay, **options)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .state import Stateful, arrays, flat
 
 __all__ = ["EMA"]
@@ -23,7 +24,7 @@ class EMA(Stateful):
 
     def __init__(
         self,
-        params: np.ndarray,
+        params: Any,
         *,
         decay: float = 0.999,
         warmup: bool = False,
@@ -43,11 +44,12 @@ class EMA(Stateful):
         self.params, self.warmup, self.max_decay = flat("EMA", params), warmup, decay
         self.power, self.inv_gamma, self.min_decay = power, inv_gamma, min_decay
         self.average = params.copy()
-        self.count = np.zeros(1, np.int64)             # updates done
-        self.decay = np.array([decay], np.float64)     # of the coming update
+        self.count = _device.full(params, (1,), 0, np.int64)  # updates done
+        self.decay = _device.full(params, (1,), decay, np.float64)  # of the coming update
+        self._known: int | None = 0  # count, where reading it would wait for the GPU
 
     @property
-    def state(self) -> dict[str, np.ndarray]:          # type: ignore[override]
+    def state(self) -> dict[str, Any]:  # type: ignore[override]
         """average, count, decay."""
         return {"average": self.average, "count": self.count, "decay": self.decay}
 
@@ -61,8 +63,20 @@ class EMA(Stateful):
 
     def prepare(self) -> None:
         """Set `decay` for the coming update and count it: the part of `update` that is not recorded."""
-        self.decay[0] = self._decay(int(self.count[0]))
+        if self._known is None or isinstance(self.count, np.ndarray):
+            self._known = int(self.count[0])
+        self.decay[0] = self._decay(self._known)
         self.count += 1
+        self._known += 1
+
+    def reread(self) -> None:
+        """To be called after `count` was changed from outside."""
+        self._known = None
+
+    def load(self, state: dict[str, Any]) -> None:
+        """As `Stateful.load`."""
+        super().load(state)
+        self.reread()
 
     def apply(self, ok: Any = None, at: dict[str, Any] | None = None) -> None:
         """average <- decay average + (1 - decay) params, unless ok (1 uint8) is 0.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .state import Stateful, arrays, bounded, flat
 
 __all__ = ["Lion"]
@@ -19,16 +20,16 @@ class Lion(Stateful):
     of Adam's, and a decay as many times larger.
     """
 
-    def __init__(self, params: np.ndarray, *, lr: float = 1e-4, beta1: float = 0.9, beta2: float = 0.99,
+    def __init__(self, params: Any, *, lr: float = 1e-4, beta1: float = 0.9, beta2: float = 0.99,
                  weight_decay: float = 0.0) -> None:
         bounded("Lion", lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay)
         self.params = flat("Lion", params)
         self.beta1, self.beta2, self.weight_decay = beta1, beta2, weight_decay
-        self.m = np.zeros_like(params)
-        self.lr = np.array([lr], np.float64)
+        self.m = _device.zeros_like(params)
+        self.lr = _device.full(params, (1,), lr, np.float64)
 
     @property
-    def state(self) -> dict[str, np.ndarray]:          # type: ignore[override]
+    def state(self) -> dict[str, Any]:          # type: ignore[override]
         """m, lr."""
         return {"m": self.m, "lr": self.lr}
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .state import Stateful, flat
 
 __all__ = ["PowerEma", "Snapshot", "combination", "power_of", "reconstruct"]
@@ -49,30 +50,31 @@ class PowerEma(Stateful):
     `reconstruct` makes an average of any length of them. Karras et al. (2024), section 3.1.
     """
 
-    def __init__(self, params: np.ndarray, *, sigma_rel: Sequence[float] = (0.05, 0.1)) -> None:
+    def __init__(self, params: Any, *, sigma_rel: Sequence[float] = (0.05, 0.1)) -> None:
         self.params = flat("PowerEma", params)
         self.sigma_rel = tuple(float(s) for s in sigma_rel)
         if not self.sigma_rel:
             raise ValueError("PowerEma: sigma_rel must name at least one length")
         self.gammas = tuple(power_of(s) for s in self.sigma_rel)
         self.averages = np.repeat(params[None], len(self.gammas), axis=0)
-        self.count = np.zeros(1, np.int64)  # updates done
-        self.decays = np.zeros((len(self.gammas), 1), np.float64)  # of the coming update
+        self.count = _device.full(params, (1,), 0, np.int64)  # updates done
+        self.decays = _device.full(params, (len(self.gammas), 1), 0.0, np.float64)  # of the coming update
 
     @property
-    def state(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def state(self) -> dict[str, Any]:  # type: ignore[override]
         """averages, count, decays."""
         return {"averages": self.averages, "count": self.count, "decays": self.decays}
 
     def prepare(self) -> None:
         """Set `decays` for the coming update and count it: the part of `update` that is not recorded."""
         self.count += 1
-        self.decays[:, 0] = (1 - 1 / int(self.count[0])) ** (np.array(self.gammas) + 1)
+        decays = (1 - 1 / int(self.count[0])) ** (np.array(self.gammas) + 1)
+        _device.put(self.decays, decays[:, None])
 
     def apply(self, ok: Any = None) -> None:
         """Every average <- its decay average + (1 - decay) params, unless ok (1 uint8) is 0."""
-        for average, decay in zip(self.averages, self.decays, strict=True):
-            ops.ema_(average, self.params, decay, ok)
+        for j in range(len(self.gammas)):
+            ops.ema_(self.averages[j], self.params, self.decays[j], ok)
 
     def update(self, ok: Any = None) -> None:
         """One update."""
@@ -80,8 +82,9 @@ class PowerEma(Stateful):
         self.apply(ok)
 
     def snapshots(self) -> list[Snapshot]:
-        """Copies of all averages as they are."""
-        return [Snapshot(int(self.count[0]), g, a.copy()) for g, a in zip(self.gammas, self.averages, strict=True)]
+        """Copies of all averages as they are, on the host."""
+        averages = np.array(_device.from_device(self.averages))
+        return [Snapshot(int(self.count[0]), g, a.copy()) for g, a in zip(self.gammas, averages, strict=True)]
 
 
 def weights(gamma: float, step: int, updates: np.ndarray) -> np.ndarray:

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import _device
+
 __all__ = ["Stateful", "arrays", "bounded", "flat"]
 
 
-def flat(owner: str, params: Any) -> np.ndarray:
-    """params, refused unless it is a flat array that can be changed in place."""
-    if not isinstance(params, np.ndarray):
+def flat(owner: str, params: Any) -> Any:
+    """params, refused unless it is a flat array, on the host or a GPU, that can be changed in place."""
+    if not _device.is_array(params):
         raise TypeError(f"{owner}: params must be a flat array, got {type(params).__name__}")
-    if params.ndim != 1 or params.dtype not in (np.float32, np.float64) or not params.flags.carray:
+    whole = params.flags.carray if isinstance(params, np.ndarray) else params.flags.c_contiguous
+    if params.ndim != 1 or params.dtype not in (np.float32, np.float64) or not whole:
         raise ValueError(
             f"{owner}: params must be 1-d, contiguous, writeable and float32 or float64, "
             f"got shape {params.shape}, {params.dtype}"
@@ -44,7 +47,7 @@ class Stateful:
         """Copy saved arrays into this object's own. KeyError or ValueError if they are not the ones of `state`."""
         if set(state) != set(self.state):
             raise KeyError(f"{type(self).__name__}: state has {sorted(state)}, wanted {sorted(self.state)}")
-        new = {name: np.asarray(value) for name, value in state.items()}
+        new = {name: np.asarray(_device.from_device(value)) for name, value in state.items()}
         for name, value in self.state.items():
             if new[name].shape != value.shape or new[name].dtype != value.dtype:
                 raise ValueError(
@@ -52,4 +55,4 @@ class Stateful:
                     f"wanted {value.shape} and {value.dtype}"
                 )
         for name, value in self.state.items():
-            value[...] = new[name]
+            _device.put(value, new[name])

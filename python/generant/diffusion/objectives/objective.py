@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import ops, random
+from ...ops import _device
 from .edm import Edm
 from .targets import LARGEST, Target, checked_training_levels, scales, target
 from .times import TIMES
@@ -158,7 +159,7 @@ class Objective:
         x (n, ...): data; labels (n,) or None; levels (n,): sigma / alpha; key: 2 uint64, of the noise; noise: like x,
         to be used instead, as after `ot_pairing`.
         """
-        prepared = self.prepare(levels, x.dtype, key)
+        prepared = Prepared(*[_device.beside(x, c) for c in self.prepare(levels, x.dtype, key)])
         if len(prepared.told) != x.shape[0]:
             raise ValueError(f"Objective.losses: x has {x.shape[0]} samples and there are {len(prepared.told)} levels")
         if noise is not None and tuple(noise.shape) != tuple(x.shape):
@@ -179,7 +180,7 @@ class Objective:
         """The mean of `losses`; of sample_weight times them, if given (n,), as by `ImportanceSampler`. A scalar."""
         each = self.losses(network, x, labels, levels, key, noise=noise)
         if sample_weight is not None:
-            each = ops.mul(each, np.asarray(sample_weight).astype(x.dtype))
+            each = ops.mul(each, _device.beside(each, np.asarray(_device.from_device(sample_weight)).astype(x.dtype)))
         return ops.mean(each)
 
     def _predict(self, network: Callable[..., Any], inputs: Any, labels: Any, p: Prepared) -> Any:
@@ -211,11 +212,11 @@ class Objective:
             alpha = max(alpha, 1 / LARGEST)
             in_x, told, *own = self.at(sigma / alpha)
             inputs = ops.affine(x, scale=in_x / alpha)
-            rows = np.full(x.shape[0], told, x.dtype)
+            rows = _device.full(x, (x.shape[0],), told, x.dtype)
             if self.self_conditioning is None:
                 return network(inputs, rows, labels)
-            said = network(inputs, rows, labels, carried[0] if carried else np.zeros(inputs.shape, inputs.dtype))
-            carried[:] = [ops.add_noise(inputs, said, *[np.full(x.shape[0], c, x.dtype) for c in own])]
+            said = network(inputs, rows, labels, carried[0] if carried else _device.zeros_like(inputs))
+            carried[:] = [ops.add_noise(inputs, said, *[_device.full(x, (x.shape[0],), c, x.dtype) for c in own])]
             return said
 
         return predict

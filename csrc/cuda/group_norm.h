@@ -155,7 +155,7 @@ inline void group_moments(const Call& c, const T* x, int64_t n, const ColumnGrid
 
 // ---- the output -----------------------------------------------------------------------------------------------------
 
-template <class T> struct Folded { T centre[kPack<T>], a[kPack<T>], b[kPack<T>]; };
+template <class T> struct Folded { PackOf<T> centre, a, b; };   // of a pack of channels
 
 // Where the statistics of (sample, group) come from, and the parameters. scale and shift (n, c) may be null.
 template <class T> struct NormAffine {
@@ -172,19 +172,24 @@ template <class T> struct NormAffine {
   __device__ double rstd_of(int64_t g) const { return rstd ? rstd[g] : rstds ? double(rstds[g]) : 1.0 / sqrt(double(vars[g]) + eps); }
   __device__ double one_scale(int64_t sample, int64_t channel) const { return scale ? 1.0 + double(scale[sample * c + channel]) : 1.0; }
 
-  // For channels `column` ... of which n are there.
-  __device__ Folded<T> fold(int64_t sample, int64_t column, int64_t n) const {
-    Folded<T> f{};
-    each_lane<T>(n, [&](int k) {
-      const int64_t j = column + k, g = group(sample, j);
-      fold_k(f, k, sample, j, mean_of(g), rstd_of(g));
-    });
-    return f;
+  // Channel j: centre, a and b.
+  __device__ void fold(int64_t sample, int64_t j, double m, double r, T& centre, T& a, T& b) const {
+    centre = T(m);
+    fold_channel(m, r, double(gain[j]), double(bias[j]), one_scale(sample, j), shift ? double(shift[sample * c + j]) : 0.0, centre, a, b);
   }
-  __device__ void fold_k(Folded<T>& f, int k, int64_t sample, int64_t j, double m, double r) const {
-    f.centre[k] = T(m);
-    fold_channel(m, r, double(gain[j]), double(bias[j]), one_scale(sample, j), shift ? double(shift[sample * c + j]) : 0.0, f.centre[k], f.a[k],
-                 f.b[k]);
+  // The same of all channels of a block, by one thread each, handed to those that want them: channels first ... first +
+  // lanes packs, of which this thread has pack `lane`. Every thread of the block has to call it.
+  __device__ Folded<T> fold_tile(int64_t sample, int64_t first, int lane, int lanes) const {
+    constexpr int N = kPack<T>;
+    __shared__ PackOf<T> tile[3][kWarp];
+    for (int e = threadIdx.x; e < lanes * N; e += blockDim.x) {
+      T f[3] = {};
+      const int64_t g = group(sample, first + e);
+      if (first + e < c) fold(sample, first + e, mean_of(g), rstd_of(g), f[0], f[1], f[2]);
+      for (int k = 0; k < 3; ++k) tile[k][e / N].v[e % N] = f[k];
+    }
+    __syncthreads();
+    return {tile[0][lane], tile[1][lane], tile[2][lane]};
   }
 };
 
@@ -192,7 +197,7 @@ template <class T, bool kSilu> __device__ inline PackOf<T> normalised(const Pack
   PackOf<T> y;
   GENERANT_UNROLL
   for (int k = 0; k < kPack<T>; ++k) {
-    const T u = (x.v[k] - f.centre[k]) * f.a[k] + f.b[k];
+    const T u = (x.v[k] - f.centre.v[k]) * f.a.v[k] + f.b.v[k];
     if constexpr (kSilu) y.v[k] = Silu::f<T>(u);
     else y.v[k] = u;
   }
@@ -211,12 +216,11 @@ constexpr int kApplyRows = 8;
 template <class T, bool kSilu>
 __global__ void __launch_bounds__(kColumnThreads, 2) norm_apply(const T* x, T* y, NormAffine<T> affine, ColumnGrid s, bool wide) {
   const ColumnPlace<T> at(s, int64_t(gridDim.x) - 1 - blockIdx.x);
-  if (at.n <= 0) return;
   const int64_t first = (at.sample * s.rows + at.begin) * s.c + at.column, step = int64_t(s.slices) * s.c;
   PackOf<T> a[kApplyRows];
   GENERANT_UNROLL
   for (int k = 0; k < kApplyRows; ++k) a[k] = load_pack(x + first + k * step, at.begin + k * s.slices < at.end ? at.n : 0, wide);
-  const Folded<T> f = affine.fold(at.sample, at.column, at.n);
+  const Folded<T> f = affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, s.lanes);
   GENERANT_UNROLL
   for (int k = 0; k < kApplyRows; ++k)
     store_pack(y + first + k * step, normalised<T, kSilu>(a[k], f), at.begin + k * s.slices < at.end ? at.n : 0, wide);

@@ -16,11 +16,13 @@ template <class T, bool kSilu> __device__ inline T slope(T g, T z, T a, T b) {  
 template <class T, bool kSilu> struct GroupSums {
   NormAffine<T> affine;
   using Column = Folded<T>;
-  __device__ Column column(int64_t sample, int64_t column, int64_t n, bool) const { return affine.fold(sample, column, n); }
+  __device__ Column column(const ColumnPlace<T>& at, int lanes) const {
+    return affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, lanes);
+  }
   __device__ void add(const Column& f, const PackOf<T>& x, const PackOf<T>& g, int64_t, T* s0, T* s1) const {
     GENERANT_UNROLL
     for (int k = 0; k < kPack<T>; ++k) {
-      const T z = x.v[k] - f.centre[k], du = slope<T, kSilu>(g.v[k], z, f.a[k], f.b[k]);
+      const T z = x.v[k] - f.centre.v[k], du = slope<T, kSilu>(g.v[k], z, f.a.v[k], f.b.v[k]);
       s0[k] += du;
       s1[k] += du * z;
     }
@@ -79,8 +81,8 @@ template <class T, bool kSilu> __device__ inline PackOf<T> input_gradient(const 
   PackOf<T> d;
   GENERANT_UNROLL
   for (int k = 0; k < kPack<T>; ++k) {
-    const T z = x.v[k] - f.centre[k];
-    d.v[k] = slope<T, kSilu>(g.v[k], z, f.a[k], f.b[k]) * f.a[k] + (z * rest[k].q + rest[k].o);
+    const T z = x.v[k] - f.centre.v[k];
+    d.v[k] = slope<T, kSilu>(g.v[k], z, f.a.v[k], f.b.v[k]) * f.a.v[k] + (z * rest[k].q + rest[k].o);
   }
   return d;
 }
@@ -91,8 +93,8 @@ template <class T, bool kSilu>
 __global__ void __launch_bounds__(kColumnThreads, 2)
 norm_gradient(const T* x, const T* g, NormAffine<T> affine, const Rest<T>* rests, T* dx, ColumnGrid s, bool wide) {
   const ColumnPlace<T> at(s, int64_t(gridDim.x) - 1 - blockIdx.x);
+  const Folded<T> f = affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, s.lanes);
   if (at.n <= 0) return;
-  const Folded<T> f = affine.fold(at.sample, at.column, at.n);
   Rest<T> rest[kPack<T>] = {};
   each_lane<T>(at.n, [&](int k) { rest[k] = rests[affine.group(at.sample, at.column + k)]; });
   for (int64_t r = at.begin; r < at.end; r += kGradientRows * s.slices) {

@@ -1,6 +1,6 @@
 // Checks of what CPU and GPU code share, without a GPU: csrc/philox_one.h against csrc/philox.h, the number formats of
-// csrc/cuda/mma.h, its products and the sums of block.h over the simulator. Prints what is wrong; compiled and run by
-// test_cuda_headers.py.
+// csrc/cuda/mma.h, its products and the sums of block.h over the simulator, parts of softmax, tiles of pairs. Prints
+// what is wrong; compiled and run by test_cuda_headers.py.
 #include <stdio.h>
 
 #include <cmath>
@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "cuda/mma.h"
+#include "tile_index.h"  // before simd.h, whose sqrt is of vectors
+
 #include "philox.h"
 #include "quantile.h"
 #include "sampler_step.h"
+#include "softmax_merge.h"
 
 namespace {
 
@@ -237,6 +240,61 @@ void check_steps() {
   CHECK(kStepCoefficients == 13 && kGD == 12 && kNumber == 10 && step_stream(coef) == 5, "coefficients");
 }
 
+// ---- softmax in parts ----
+
+struct Part { double top = -INFINITY, sum = 0; };
+Part merged(const Part& a, const Part& b) {
+  const double top = larger(a.top, b.top), base = base_of(top);
+  return {top, a.sum * std::exp2(a.top - base) + b.sum * std::exp2(b.top - base)};
+}
+
+// Any split of the scores gives one sum; hidden keys (-inf) count nothing, and with nothing seen every share is 0.
+void check_softmax() {
+  for (int hidden = 0; hidden < 3; ++hidden)
+    for (int trial = 0; trial < 50; ++trial) {
+      double scores[12], top = -INFINITY, sum = 0;
+      for (double& x : scores) x = hidden == 2 || (hidden == 1 && next_word() % 2) ? -INFINITY : 40 * next_number();
+      for (double x : scores) top = std::fmax(top, x);
+      for (double x : scores) sum += x == -INFINITY ? 0 : std::exp2(x - top);
+      Part parts[3];
+      for (int i = 0; i < 12; ++i) {
+        Part& p = parts[next_word() % 3];
+        p = merged(p, {scores[i], scores[i] == -INFINITY ? 0.0 : 1.0});
+      }
+      const Part all = merged(merged(parts[0], parts[1]), parts[2]);
+      CHECK(all.top == top && std::fabs(all.sum - sum) <= 1e-14 * sum, "top %g, sum %.17g; wanted %g, %.17g", all.top, all.sum, top, sum);
+      CHECK(sum == 0 ? share_of(all.sum) == 0 : share_of(all.sum) == 1 / all.sum, "share of %g", all.sum);
+    }
+  CHECK(std::isnan(merged(merged({}, {INFINITY, 1}), {0, 1}).sum), "a score of infinity is not lost");
+  CHECK(std::isnan(merged({1, 1}, {NAN, 1}).sum) && base_of(-INFINITY) == 0, "a score that is NaN is not lost");
+}
+
+// ---- tiles of a table of pairs ----
+
+void check_tile(int64_t t, int64_t n) {
+  const TileIndex i = triangle_tile(t, n);
+  const bool inside = 0 <= i.row && i.row <= i.column && i.column < n;
+  const int64_t back = triangle_size(n) - triangle_size(n - i.row) + i.column - i.row;
+  CHECK(inside && back == t, "tile %lld of %lld: (%lld, %lld)", (long long)t, (long long)n, (long long)i.row, (long long)i.column);
+}
+
+void check_tiles() {
+  for (int64_t n = 1; n < 50; ++n)
+    for (int64_t t = 0; t < triangle_size(n); ++t) check_tile(t, n);
+  for (int64_t n : {int64_t(94906266), int64_t(1) << 30, int64_t(1518500249)})    // sums beyond 2^52 and up to 2^60
+    for (int64_t row = 0; row < n; row += n / 9973)
+      for (int64_t off = -1; off <= 1; ++off) {
+        const int64_t t = triangle_size(n) - triangle_size(n - row) + off;        // about the ends of rows
+        if (t >= 0 && t < triangle_size(n)) check_tile(t, n);
+      }
+  for (int trial = 0; trial < 200; ++trial) {
+    const int64_t n = 1 + int64_t(next_word() % 100000), m = 1 + int64_t(next_word() % 100000), most = 4 + int64_t(next_word() % 5000);
+    const auto squares = [=](int64_t side) { return ceil_div(n, side) * ceil_div(m, side); };
+    const int64_t side = square_side(n, m, 64, most);
+    CHECK(side % 64 == 0 && squares(side) <= most && (side == 64 || squares(side / 2) > most), "side %lld", (long long)side);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -247,6 +305,8 @@ int main() {
   check_products();
   check_reductions();
   check_steps();
+  check_softmax();
+  check_tiles();
   if (failures) printf("%d checks failed\n", failures);
   return failures != 0;
 }

@@ -1,5 +1,6 @@
-"""Products and convolutions on the GPU where the generated cases (test_cuda_ops.py) do not reach: edges of tiles, the large
-tiles, split sums, strides and dilations that share divisors, groups of many channels, Winograd's algorithm, batches.
+"""Products and convolutions on the GPU where the generated cases (test_cuda_ops.py) do not reach: edges of tiles, the
+large tiles, split sums, strides and dilations that share divisors, groups of many channels, Winograd's algorithm,
+batches.
 
 Everything is compared with a definition in float64. Errors are relative to the root mean square of the result.
 """
@@ -56,7 +57,7 @@ EDGES = [(1, 1, 1), (63, 17, 65), (64, 16, 64), (65, 33, 127), (129, 31, 66), (5
 @pytest.mark.parametrize("m, k, n", EDGES)
 @pytest.mark.parametrize("dtype, precision", [("float32", "float32"), ("float64", "float32"), ("float32", "bf16")])
 def test_products_at_edges_of_tiles(m, k, n, dtype, precision):
-    """Seen to fail: with n0 + n <= out_group in the loader of b, with the last step of k left out."""
+    """Seen to fail: with the last step of k left out."""
     x, w, g = numbers(m, k, dtype=dtype), numbers(k, n, dtype=dtype), numbers(m, n, dtype=dtype)
     for op, arrays in ((ops.matmul, (x, w)), (ops.matmul_dx, (g, w)), (ops.matmul_dw, (x, g))):
         found = on_device(op, *arrays, precision=precision)
@@ -64,8 +65,8 @@ def test_products_at_edges_of_tiles(m, k, n, dtype, precision):
 
 
 def test_large_tiles_have_the_bits_of_small_ones():
-    """Enough rows for tiles of 128 x 128; the first rows alone go by smaller ones. Seen to fail: with the rows of a chunk
-    handed out in the order of the warps."""
+    """Enough rows for tiles of 128 x 128; the first rows alone go by smaller ones. Seen to fail: with the staged rows
+    of a tile in the order in which they are staged."""
     x, w, g = numbers(1921, 20), numbers(20, 1025), numbers(1921, 20)
     for op, a, b in ((ops.matmul, x, w), (ops.matmul_dx, g, np.ascontiguousarray(w.T))):
         for precision in ("float32", "bf16"):
@@ -100,12 +101,16 @@ def triple(n, size, c, kernel, o, **a):
     """(op, arrays, attributes) of the three passes."""
     x, w = numbers(n, *size, c), numbers(*kernel, c // a.get("groups", 1), o)
     g = numbers(*exact(ops.conv2d, x, w, **a).shape)
-    return [(ops.conv2d, (x, w), a), (ops.conv2d_dx, (g, w), {**a, "size": size}), (ops.conv2d_dw, (x, g), {**a, "kernel": kernel})]
+    return [
+        (ops.conv2d, (x, w), a),
+        (ops.conv2d_dx, (g, w), {**a, "size": size}),
+        (ops.conv2d_dw, (x, g), {**a, "kernel": kernel}),
+    ]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_convolutions_of_many_geometries(geometry):
-    """Seen to fail: with phases counted from the bottom, with a period of the stride instead of stride / common."""
+    """Seen to fail: with a period of stride instead of stride / common, with a step of dilation."""
     for op, arrays, a in triple(**geometry):
         for precision in ("float32", "bf16"):
             a = {**a, "precision": precision}
@@ -117,8 +122,8 @@ def test_convolutions_of_many_geometries(geometry):
 
 @pytest.mark.parametrize("algorithm", ["auto", "winograd2", "winograd4"])
 def test_winograd_within_its_bound(algorithm):
-    """auto takes it from 64 channels on; a sample's bits do not depend on the batch. Seen to fail: with padding 1 - top in
-    the gradient, with u[j * N + i]."""
+    """auto takes it from 64 channels on; a sample's bits do not depend on the batch. Seen to fail: with padding 1 - top
+    in the gradient, with tiles that are transposed once."""
     channels = 64 if algorithm == "auto" else 9
     passes = triple(n=2, size=(9, 6), c=channels, kernel=(3, 3), o=channels + 5, padding=(1, 0, 2, 1))
     for op, arrays, a in passes[:2]:
@@ -132,7 +137,7 @@ def test_winograd_within_its_bound(algorithm):
 def test_winograd_with_epilogue_and_filters_transformed_ahead():
     x, w, b = numbers(2, 7, 9, 64), numbers(3, 3, 64, 70), numbers(70)
     residual, a = numbers(2, 7, 9, 70), dict(padding=(1, 1, 1, 1), activation="silu")
-    want, h = ops.conv2d_act.definition(*(v.astype(np.float64) for v in (x, w, b, residual)), **{**ops.conv2d_act.defaults, **a})
+    want, h = exact(ops.conv2d_act, x, w, b, residual, **a)
     arrays = [cupy.asarray(v) for v in (x, w, b, residual)]
     y, kept = ops.conv2d_act.all(*arrays, **a)
     assert error(y.get(), want) < 2e-5 and error(kept.get(), h) < 2e-5

@@ -45,7 +45,7 @@ template <class T> inline ConvAlgorithm dx_variant(const Conv& s, ConvAlgorithm 
 }
 
 template <class T> int64_t conv_forward_bytes(const Conv& s, ConvAlgorithm asked) {
-  if (s.pointwise()) return cublas_bytes(kRows, pixels(s), s.o, s.c);
+  if (s.pointwise()) return cublas_bytes<T>(kRows, pixels(s), s.o, s.c);
   const ConvAlgorithm variant = forward_variant<T>(s, asked);
   return variant == kGemm ? 0 : winograd_bytes(s, variant, false);
 }
@@ -63,7 +63,7 @@ void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const La
 }
 
 template <class T> int64_t conv_dx_bytes(const Conv& s, ConvAlgorithm asked) {
-  if (s.pointwise()) return cublas_bytes(kRows, pixels(s), s.c, s.o);
+  if (s.pointwise()) return cublas_bytes<T>(kRows, pixels(s), s.c, s.o);
   const ConvAlgorithm variant = dx_variant<T>(s, asked);
   return variant == kGemm ? 0 : winograd_bytes(s, variant, true);
 }
@@ -77,7 +77,7 @@ template <class T> void conv_dx(const Call& c, const Conv& s, const T* g, const 
 }
 
 template <class T> int64_t conv_dw_bytes(const Conv& s) {
-  const int64_t own = filter_bytes<kPlain<T>>(s), of_cublas = s.pointwise() ? cublas_bytes(kSumOverRows, s.c, s.o, pixels(s)) : 0;
+  const int64_t own = filter_bytes<kPlain<T>>(s), of_cublas = s.pointwise() ? cublas_bytes<T>(kSumOverRows, s.c, s.o, pixels(s)) : 0;
   return own > of_cublas ? own : of_cublas;
 }
 template <class T> void conv_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch) {

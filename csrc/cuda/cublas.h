@@ -1,9 +1,10 @@
 // cuBLAS where the process has it or the system finds it: no header, no link, looked for when it is first wanted.
 //
 // Which of its kernels runs depends on all sizes of a product, so the bits of a row depend on the rows it comes with. By default
-// it is therefore used for sums over rows alone (matmul_dw), where nobody is promised otherwise. GENERANT_CUBLAS=1: for
-// every product of matrices; 0: for none. Its workspace is the call's scratch, and the handle is made outside of graphs,
-// so that calls can be captured; where it cannot be used the kernels of gemm.h serve.
+// it is therefore used for sums over rows alone (matmul_dw), where nobody is promised otherwise, and there for float64 and
+// for GPUs on which gemm.h has no tensor cores for float32. GENERANT_CUBLAS=1: for every product of matrices; 0: for
+// none. Its workspace is the call's scratch, and the handle is made outside of graphs, so that calls can be captured;
+// where it cannot be used the kernels of gemm.h serve.
 #pragma once
 #include "device.h"
 
@@ -73,16 +74,25 @@ inline Cublas& the_cublas() {
   return cublas;
 }
 
-inline bool cublas_suits(CublasUse use, int64_t m, int64_t n, int64_t k) {
+// GENERANT_TENSOR_FLOAT of gemm.h for the current device.
+inline bool tensor_float() {
+  int device = 0, major = 0, minor = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return (major == 8 && minor == 0) || major == 9 || major == 10 || major == 11;
+}
+
+template <class T> inline bool cublas_suits(CublasUse use, int64_t m, int64_t n, int64_t k) {
   if (m <= 0 || n <= 0 || k <= 0 || m > kMaxBlocks || n > kMaxBlocks || k > kMaxBlocks) return false;
   if (double(m) * double(n) * double(k) < double(kLeastProducts)) return false;
   const Cublas& cublas = the_cublas();
-  return cublas.found && (use == kSumOverRows || cublas.every);
+  return cublas.found && (cublas.every || (use == kSumOverRows && (sizeof(T) == 8 || !tensor_float())));
 }
 
 // Bytes of scratch it wants for to (m, n) = a (m, k) b (k, n).
-inline int64_t cublas_bytes(CublasUse use, int64_t m, int64_t n, int64_t k) {
-  return cublas_suits(use, m, n, k) ? kWorkspace + kWorkspaceAlignment : 0;
+template <class T> inline int64_t cublas_bytes(CublasUse use, int64_t m, int64_t n, int64_t k) {
+  return cublas_suits<T>(use, m, n, k) ? kWorkspace + kWorkspaceAlignment : 0;
 }
 
 inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int k, const float* a, int lda, const float* b, int ldb, float* to) {
@@ -99,7 +109,7 @@ inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int
 template <class T>
 inline bool cublas_product(const Call& c, CublasUse use, int64_t m, int64_t n, int64_t k, const T* a, bool turned_a, const T* b, bool turned_b,
                            T* to, void* scratch) {
-  if (!scratch || !cublas_suits(use, m, n, k)) return false;
+  if (!scratch || !cublas_suits<T>(use, m, n, k)) return false;
   Cublas& cublas = the_cublas();
   const std::lock_guard<std::mutex> lock(cublas.one_call);
   const auto stream = static_cast<cudaStream_t>(c.stream);
@@ -112,7 +122,7 @@ inline bool cublas_product(const Call& c, CublasUse use, int64_t m, int64_t n, i
 
 #else
 
-inline int64_t cublas_bytes(CublasUse, int64_t, int64_t, int64_t) { return 0; }
+template <class T> inline int64_t cublas_bytes(CublasUse, int64_t, int64_t, int64_t) { return 0; }
 template <class T>
 inline bool cublas_product(const Call&, CublasUse, int64_t, int64_t, int64_t, const T*, bool, const T*, bool, T*, void*) {
   return false;

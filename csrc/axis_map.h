@@ -9,46 +9,59 @@
 
 namespace {
 
-enum MapKind { kPool, kResize, kPad, kFir };
+enum MapKind { kPool, kNearest, kLinear, kPad, kFir };
 
-template <class T> struct AxisMap {
+// Index is int on GPUs, where registers are short.
+template <class T, class Index = int64_t> struct AxisMap {
   MapKind kind;
-  int64_t n_in, n_out;
-  int64_t window = 1, before = 0, up = 1, down = 1;  // down: the stride of a pool too
-  int mode = 0;                                      // kResize: MODES, kPad: PAD_MODES of ops/resample.py
-  bool flag = false;                                 // kPool: padding counts; kResize: align_corners; kFir: flip
+  Index n_in, n_out;
+  Index window = 1, before = 0, up = 1, down = 1;    // down: the stride of a pool too
+  int mode = 0;                                      // kPad: PAD_MODES of ops/resample.py; kNearest: 1 adds a half
+  bool flag = false;                                 // kPool: padding counts; kLinear: align_corners; kFir: flip
   const T* taps = nullptr;                           // kFir: the filter, or null: the weight is the place in it
-  int64_t tap_stride = 1;
+  Index tap_stride = 1;
 };
 
 // ---- taps -----------------------------------------------------------------------------------------------------------
 
+// a / b for a >= 0, b > 0. On a GPU 64-bit division is a call, for which registers are spilled.
+HOST_DEVICE int64_t quotient(int64_t a, int64_t b) {
+#ifdef __CUDA_ARCH__
+  if (((a | b) >> 32) == 0) return int64_t(uint32_t(a) / uint32_t(b));
+  uint64_t q = 0, rest = 0;                          // bit by bit: axes this long are rare
+#pragma unroll 1
+  for (int bit = 63; bit >= 0; --bit) {
+    rest = rest << 1 | (uint64_t(a) >> bit & 1), q <<= 1;
+    if (rest >= uint64_t(b)) rest -= uint64_t(b), q |= 1;
+  }
+  return int64_t(q);
+#else
+  return a / b;
+#endif
+}
+
 // The inputs [lo, hi) of output o of a pool, and their weight.
-template <class T> HOST_DEVICE T pool_window(const AxisMap<T>& m, int64_t o, int64_t& lo, int64_t& hi) {
-  const int64_t start = o * m.down - m.before, end = start + m.window;
+template <class T, class I> HOST_DEVICE T pool_window(const AxisMap<T, I>& m, I o, I& lo, I& hi) {
+  const I start = o * m.down - m.before, end = start + m.window;
   lo = start > 0 ? start : 0, hi = end < m.n_in ? end : m.n_in;
   return T(1) / T(m.flag ? m.window : hi - lo);
 }
 
 // Where output o of a linear interpolation lies: `rest` / `unit` beyond an input. Integers, so exact.
-template <class T> HOST_DEVICE int64_t resize_position(const AxisMap<T>& m, int64_t o, int64_t& rest, int64_t& unit) {
-  int64_t at = m.flag ? o * (m.n_in - 1) : (2 * o + 1) * m.n_in - m.n_out;
+template <class T, class I> HOST_DEVICE I linear_position(const AxisMap<T, I>& m, I o, I& rest, I& unit) {
+  int64_t at = m.flag ? int64_t(o) * (m.n_in - 1) : (2 * int64_t(o) + 1) * m.n_in - m.n_out;
   unit = m.flag ? m.n_out - 1 : 2 * m.n_out;
   if (at < 0) at = 0;
   if (unit < 1) unit = 1;
-  const int64_t i = at / unit;
-  rest = i + 1 < m.n_in ? at - i * unit : 0;
+  const I i = I(quotient(at, unit));
+  rest = i + 1 < m.n_in ? I(at - int64_t(i) * unit) : 0;
   return i;
 }
 
-template <class T> HOST_DEVICE int64_t nearest_input(const AxisMap<T>& m, int64_t o) {
-  return m.mode == 0 ? o * m.n_in / m.n_out : (2 * o + 1) * m.n_in / (2 * m.n_out);
-}
-
 // The input that output o of a padded axis shows; outside of the axis where the constant goes.
-template <class T> HOST_DEVICE int64_t pad_input(const AxisMap<T>& m, int64_t o) {
-  const int64_t n = m.n_in;
-  int64_t i = o - m.before;
+template <class T, class I> HOST_DEVICE I pad_input(const AxisMap<T, I>& m, I o) {
+  const I n = m.n_in;
+  I i = o - m.before;
   if (m.mode == 1) {
     i = i < 0 ? -i : i;
     i = i >= n ? 2 * (n - 1) - i : i;
@@ -59,72 +72,65 @@ template <class T> HOST_DEVICE int64_t pad_input(const AxisMap<T>& m, int64_t o)
 }
 
 // emit(input, weight) for every tap of output o, by inputs.
-template <MapKind kind, class T, class F> HOST_DEVICE void taps_of(const AxisMap<T>& m, int64_t o, F&& emit) {
-  const int64_t n = m.n_in;
+template <MapKind kind, class T, class I, class F> HOST_DEVICE void taps_of(const AxisMap<T, I>& m, I o, F&& emit) {
+  const I n = m.n_in;
   if constexpr (kind == kPool) {
-    int64_t lo, hi;
+    I lo, hi;
     const T w = pool_window(m, o, lo, hi);
-    for (int64_t i = lo; i < hi; ++i) emit(i, w);
-  } else if constexpr (kind == kResize) {
-    if (m.mode != 1) {
-      emit(nearest_input(m, o), T(1));
-    } else {
-      int64_t rest, unit;
-      const int64_t i = resize_position(m, o, rest, unit);
-      emit(i, T(unit - rest) / T(unit));
-      if (rest > 0) emit(i + 1, T(rest) / T(unit));
-    }
+    for (I i = lo; i < hi; ++i) emit(i, w);
+  } else if constexpr (kind == kNearest) {
+    emit(I(quotient((2 * int64_t(o) + m.mode) * m.n_in, 2 * int64_t(m.n_out))), T(1));
+  } else if constexpr (kind == kLinear) {
+    I rest, unit;
+    const I i = linear_position(m, o, rest, unit);
+    emit(i, T(unit - rest) / T(unit));
+    if (rest > 0) emit(I(i + 1), T(rest) / T(unit));
   } else if constexpr (kind == kPad) {
-    const int64_t i = pad_input(m, o);
+    const I i = pad_input(m, o);
     if (i >= 0 && i < n) emit(i, T(1));
   } else {
-    const int64_t start = o * m.down - m.before;
-    const int64_t over = ((-start) % m.up + m.up) % m.up;          // the first place that meets no inserted zero
-    int64_t i = (start + over) / m.up;
-    for (int64_t j = over; j < m.window; j += m.up, ++i) {
-      const int64_t place = m.flag ? j : m.window - 1 - j;
+    const I start = o * m.down - m.before;
+    I i = start > 0 ? I(quotient(start + m.up - 1, m.up)) : -I(quotient(-start, m.up));
+    for (I j = i * m.up - start; j < m.window; j += m.up, ++i) {
+      const I place = m.flag ? j : m.window - 1 - j;
       if (i >= 0 && i < n) emit(i, m.taps ? m.taps[place * m.tap_stride] : T(place));
-    }
+    }                                                // places between meet inserted zeros
   }
 }
 
 // emit(output, weight) for every tap at input i, by outputs; not for kFir, whose adjoint is a filter too.
-template <MapKind kind, class T, class F> HOST_DEVICE void readers_of(const AxisMap<T>& m, int64_t i, F&& emit) {
+template <MapKind kind, class T, class I, class F> HOST_DEVICE void readers_of(const AxisMap<T, I>& m, I i, F&& emit) {
   static_assert(kind != kFir);
-  const int64_t n = m.n_in, n_out = m.n_out;
+  const I n = m.n_in, n_out = m.n_out;
   if constexpr (kind == kPool) {
-    const int64_t at = i + m.before, last = at / m.down;
-    for (int64_t o = at < m.window ? 0 : (at - m.window) / m.down + 1; o <= last && o < n_out; ++o) {
-      int64_t lo, hi;
+    const I at = i + m.before, last = I(quotient(at, m.down));
+    for (I o = at < m.window ? 0 : I(quotient(at - m.window, m.down)) + 1; o <= last && o < n_out; ++o) {
+      I lo, hi;
       emit(o, pool_window(m, o, lo, hi));
     }
-  } else if constexpr (kind == kResize) {
-    if (m.mode != 1) {
-      const int64_t half = m.mode == 0 ? 0 : n;                    // (unit o + half) / n_out is where output o looks
-      const int64_t unit = m.mode == 0 ? n : 2 * n, whole = m.mode == 0 ? n_out : 2 * n_out;
-      const auto first = [=](int64_t j) { return j * whole <= half ? int64_t(0) : (j * whole - half + unit - 1) / unit; };
-      const int64_t end = first(i + 1);
-      for (int64_t o = first(i); o < end && o < n_out; ++o) emit(o, T(1));
-    } else {                                                       // those that look less than `unit` away from i
-      const int64_t step = m.flag ? n - 1 : 2 * n, shift = m.flag ? 0 : n - n_out, unit = m.flag ? n_out > 1 ? n_out - 1 : 1 : 2 * n_out;
-      const int64_t below = (i - 1) * unit - shift;
-      for (int64_t o = i > 0 && below > 0 ? below / step : 0; o < n_out; ++o) {
-        const int64_t at = o * step + shift;
-        int64_t away = (at > 0 ? at : 0) - i * unit;
-        if (away > 0 && i == n - 1) away = 0;                      // the outermost inputs go on
-        if (away >= unit) break;
-        if (away < 0) away = -away;
-        if (away < unit) emit(o, T(unit - away) / T(unit));
-      }
+  } else if constexpr (kind == kNearest) {                         // 2 n_out i <= (2 o + mode) n < 2 n_out (i + 1)
+    const int64_t at = 2 * int64_t(n_out) * i - m.mode * int64_t(n), end = at + 2 * int64_t(n_out);
+    I o = at > 0 ? I(quotient(at + 2 * int64_t(n) - 1, 2 * int64_t(n))) : 0;
+    for (; o < n_out && 2 * int64_t(n) * o < end; ++o) emit(o, T(1));
+  } else if constexpr (kind == kLinear) {                          // those that look less than `unit` away from i
+    const int64_t step = m.flag ? n - 1 : 2 * n, shift = m.flag ? 0 : n - n_out, unit = m.flag ? n_out > 1 ? n_out - 1 : 1 : 2 * n_out;
+    const int64_t below = (int64_t(i) - 1) * unit - shift;
+    for (I o = i > 0 && below > 0 ? I(quotient(below, step)) : 0; o < n_out; ++o) {
+      const int64_t at = o * step + shift;
+      int64_t away = (at > 0 ? at : 0) - i * unit;
+      if (away > 0 && i == n - 1) away = 0;                        // the outermost inputs go on
+      if (away >= unit) break;
+      if (away < 0) away = -away;
+      if (away < unit) emit(o, T(I(unit - away)) / T(I(unit)));
     }
   } else {
-    const int64_t o = i + m.before;
+    const I o = i + m.before;
     if (m.mode == 2 && (i == 0 || i == n - 1)) {
-      const int64_t first = i == 0 ? 0 : o, end = i == n - 1 ? n_out : o + 1;
-      for (int64_t p = first < 0 ? 0 : first; p < end && p < n_out; ++p) emit(p, T(1));
+      const I first = i == 0 ? 0 : o, end = i == n - 1 ? n_out : o + 1;
+      for (I p = first < 0 ? 0 : first; p < end && p < n_out; ++p) emit(p, T(1));
       return;
     }
-    const int64_t left = m.before - i, right = 2 * (n - 1) - i + m.before;
+    const I left = m.before - i, right = 2 * (n - 1) - i + m.before;
     if (m.mode == 1 && i > 0 && left >= 0 && left < n_out) emit(left, T(1));
     if (o >= 0 && o < n_out) emit(o, T(1));
     if (m.mode == 1 && i < n - 1 && right >= 0 && right < n_out) emit(right, T(1));
@@ -148,6 +154,11 @@ template <class T> static Maps<T> blank_maps(const Call& c, MapKind kind, bool a
   m.columns.n_in = x.shape[2], m.columns.n_out = y.shape[2];
   m.adjoint = adjoint;
   return m;
+}
+
+template <class Index, class T> inline AxisMap<T, Index> with_index(const AxisMap<T>& m) {
+  return {m.kind, Index(m.n_in), Index(m.n_out), Index(m.window), Index(m.before), Index(m.up), Index(m.down), m.mode, m.flag, m.taps,
+          Index(m.tap_stride)};
 }
 
 inline const double* skip_tuple(const double* attr) { return attr + 1 + int(attr[0]); }
@@ -179,9 +190,9 @@ template <class T> static Maps<T> pool_maps(const Call& c, bool adjoint) {
 }
 
 template <class T> static Maps<T> resize_maps(const Call& c, bool adjoint) {
-  Maps<T> m = blank_maps<T>(c, kResize, adjoint);
   const double* attr = skip_tuple(c.attr);
-  m.rows.mode = m.columns.mode = int(attr[0]);
+  Maps<T> m = blank_maps<T>(c, attr[0] == 1 ? kLinear : kNearest, adjoint);
+  m.rows.mode = m.columns.mode = attr[0] == 2;       // of MODES in ops/resample.py
   m.rows.flag = m.columns.flag = attr[1] != 0;
   return m;
 }
@@ -225,29 +236,34 @@ template <class T> static Maps<T> upfirdn2d_df_maps(const Call& c) {
 
 // ---- maxima ---------------------------------------------------------------------------------------------------------
 
-struct Pooling {
-  int64_t n, h, w, c, p, q;                            // x (n, h, w, c), pooled (n, p, q, c)
-  Window s;
+template <class I> struct PoolingOf {
+  int64_t n;
+  I h, w, c, p, q;                                     // x (n, h, w, c), pooled (n, p, q, c)
+  I window[2], stride[2], padding[4];
 };
+using Pooling = PoolingOf<int64_t>;
 
-inline Pooling read_pooling(const double* attr, const Array& x, const Array& pooled) {
-  Pooling g{x.shape[0], x.shape[1], x.shape[2], x.shape[3], pooled.shape[1], pooled.shape[2], {}};
-  read_window(attr, g.s);
+template <class I = int64_t> inline PoolingOf<I> read_pooling(const double* attr, const Array& x, const Array& pooled) {
+  PoolingOf<I> g{x.shape[0], I(x.shape[1]), I(x.shape[2]), I(x.shape[3]), I(pooled.shape[1]), I(pooled.shape[2]), {}, {}, {}};
+  Window s;
+  read_window(attr, s);
+  for (int k = 0; k < 2; ++k) g.window[k] = I(s.window[k]), g.stride[k] = I(s.stride[k]);
+  for (int k = 0; k < 4; ++k) g.padding[k] = I(s.padding[k]);
   return g;
 }
 
 // Places [lo, hi) of window o along an axis lie inside.
-HOST_DEVICE void inside(int64_t o, int64_t stride, int64_t before, int64_t window, int64_t n, int64_t& lo, int64_t& hi) {
-  const int64_t start = o * stride - before;
+template <class I> HOST_DEVICE void inside(I o, I stride, I before, I window, I n, I& lo, I& hi) {
+  const I start = o * stride - before;
   lo = start < 0 ? -start : 0;
   hi = start + window > n ? n - start : window;
 }
 
 // Windows [lo, hi) of `count` hold place i, padding included.
-HOST_DEVICE void holding(int64_t i, int64_t stride, int64_t window, int64_t count, int64_t& lo, int64_t& hi) {
-  const uint32_t step = uint32_t(stride);            // axes are shorter than 2^31
-  lo = i < window ? 0 : uint32_t(i - window) / step + 1;
-  hi = uint32_t(i) / step + 1 < count ? uint32_t(i) / step + 1 : count;
+template <class I> HOST_DEVICE void holding(I i, I stride, I window, I count, I& lo, I& hi) {
+  lo = i < window ? 0 : I(quotient(i - window, stride)) + 1;
+  hi = I(quotient(i, stride)) + 1;
+  if (hi > count) hi = count;
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ template <MapKind kind, class T, class F> static void each_tap_of_kind(const Axi
 // emit(output, input, weight) for every tap, by outputs.
 template <class T, class F> static void each_tap(const AxisMap<T>& m, F emit) {
   if (m.kind == kPool) each_tap_of_kind<kPool>(m, emit);
-  else if (m.kind == kResize) each_tap_of_kind<kResize>(m, emit);
+  else if (m.kind == kNearest) each_tap_of_kind<kNearest>(m, emit);
+  else if (m.kind == kLinear) each_tap_of_kind<kLinear>(m, emit);
   else if (m.kind == kPad) each_tap_of_kind<kPad>(m, emit);
   else each_tap_of_kind<kFir>(m, emit);
 }

@@ -106,11 +106,11 @@ template <class T, class F> static void each_window(const Call& c, const Pooling
     for (; r < end; ++r) {
       const int64_t sample = r / g.p, p = r % g.p;
       int64_t i0, i1, j0, j1;
-      inside(p, g.s.stride[0], g.s.padding[0], g.s.window[0], g.h, i0, i1);
-      const int64_t row = sample * g.h + p * g.s.stride[0] - g.s.padding[0];
+      inside(p, g.stride[0], g.padding[0], g.window[0], g.h, i0, i1);
+      const int64_t row = sample * g.h + p * g.stride[0] - g.padding[0];
       for (int64_t q = 0; q < g.q; ++q) {
-        inside(q, g.s.stride[1], g.s.padding[2], g.s.window[1], g.w, j0, j1);
-        f(r * g.q + q, (row * g.w + q * g.s.stride[1] - g.s.padding[2]) * g.c, i0, i1, j0, j1);
+        inside(q, g.stride[1], g.padding[2], g.window[1], g.w, j0, j1);
+        f(r * g.q + q, (row * g.w + q * g.stride[1] - g.padding[2]) * g.c, i0, i1, j0, j1);
       }
     }
   });
@@ -120,7 +120,7 @@ template <class T, class F> static void each_window(const Call& c, const Pooling
 template <class T, bool kTwo>
 static inline void max_window(const T* x, const Pooling& g, int64_t i0, int64_t i1, int64_t j0, int64_t j1, T* y,
                               uint8_t* index) {
-  const int64_t row = g.w * g.c, kw = g.s.window[1];
+  const int64_t row = g.w * g.c, kw = g.window[1];
   each_channel<T>(g.c, [&](int64_t ch, auto lanes) {
     using A = decltype(lanes);
     using P = typename A::P;
@@ -233,7 +233,7 @@ KERNEL(max_pool) {
   const T* x = in<T>(c, 0);
   T* y = out<T>(c);
   uint8_t* index = out<uint8_t>(c, 1);
-  const bool two = g.s.window[0] == 2 && g.s.window[1] == 2;
+  const bool two = g.window[0] == 2 && g.window[1] == 2;
   each_window<T>(c, g, [&](int64_t o, int64_t at, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     uint8_t* places = index ? index + o * g.c : nullptr;
     if (two && i1 - i0 == 2 && j1 - j0 == 2) max_window<T, true>(x + at, g, i0, i1, j0, j1, y + o * g.c, places);
@@ -253,7 +253,7 @@ KERNEL(max_pool_at) {
       typename A::V v{};
       for (int64_t i = i0; i < i1; ++i)
         for (int64_t j = j0; j < j1; ++j)
-          v = place == int32_t(i * g.s.window[1] + j) ? A::get(x + at + (i * g.w + j) * g.c + ch) : v;
+          v = place == int32_t(i * g.window[1] + j) ? A::get(x + at + (i * g.w + j) * g.c + ch) : v;
       A::put(y + o * g.c + ch, v);
     });
   });
@@ -263,22 +263,21 @@ namespace {
 
 // Every pixel asks the windows that hold it whether they chose it, so no two tasks write to the same place.
 template <class T> static void unpool_by_pixel(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
-  const Window& s = g.s;
   parallel_range(c, g.n * g.h, ceil_div(int64_t(16384), g.w * g.c), [&](int64_t r, int64_t end) {
     for (; r < end; ++r) {
-      const int64_t sample = r / g.h, i = r % g.h + s.padding[0];
+      const int64_t sample = r / g.h, i = r % g.h + g.padding[0];
       int64_t p0, p1, q0, q1;
-      holding(i, s.stride[0], s.window[0], g.p, p0, p1);
+      holding(i, g.stride[0], g.window[0], g.p, p0, p1);
       for (int64_t col = 0; col < g.w; ++col) {
-        const int64_t j = col + s.padding[2];
-        holding(j, s.stride[1], s.window[1], g.q, q0, q1);
+        const int64_t j = col + g.padding[2];
+        holding(j, g.stride[1], g.window[1], g.q, q0, q1);
         each_channel<T>(g.c, [&](int64_t ch, auto lanes) {
           using A = decltype(lanes);
           typename A::V sum{};
           for (int64_t p = p0; p < p1; ++p)
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t at = ((sample * g.p + p) * g.q + q) * g.c + ch;
-              const int32_t place = int32_t((i - p * s.stride[0]) * s.window[1] + j - q * s.stride[1]);
+              const int32_t place = int32_t((i - p * g.stride[0]) * g.window[1] + j - q * g.stride[1]);
               const typename A::V v = A::get(gy + at);
               sum += A::places(index + at) == place ? v : typename A::V{};
             }
@@ -323,24 +322,23 @@ template <class T> static void unpool_two(const Call& c, const Pooling& g, const
 
 // Few channels: zeros, and every number is added where its place says, a sample per task.
 template <class T> static void unpool_narrow(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
-  const Window& s = g.s;
-  const int64_t places = s.window[0] * s.window[1];
+  const int64_t places = g.window[0] * g.window[1];
   int64_t offset[256];
-  for (int64_t k = 0; k < 256; ++k) offset[k] = (k / s.window[1] * g.w + k % s.window[1]) * g.c;
-  const bool bordered = s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] > 0;
+  for (int64_t k = 0; k < 256; ++k) offset[k] = (k / g.window[1] * g.w + k % g.window[1]) * g.c;
+  const bool bordered = g.padding[0] + g.padding[1] + g.padding[2] + g.padding[3] > 0;
   parallel(c, g.n, [&](int64_t sample, int) {
     T* image = gx + sample * g.h * g.w * g.c;
     set_all(image, g.h * g.w * g.c, T(0));
     int64_t at = sample * g.p * g.q * g.c;
     for (int64_t p = 0; p < g.p; ++p)
       for (int64_t q = 0; q < g.q; ++q) {
-        const int64_t i = p * s.stride[0] - s.padding[0], j = q * s.stride[1] - s.padding[2];
+        const int64_t i = p * g.stride[0] - g.padding[0], j = q * g.stride[1] - g.padding[2];
         T* to = image + (i * g.w + j) * g.c;
         for (int64_t ch = 0; ch < g.c; ++ch, ++at) {
           const int64_t k = index[at];
           if (k >= places) continue;
           if (bordered) {
-            const int64_t r = i + k / s.window[1], column = j + k % s.window[1];
+            const int64_t r = i + k / g.window[1], column = j + k % g.window[1];
             if (r < 0 || r >= g.h || column < 0 || column >= g.w) continue;
           }
           to[offset[k] + ch] += gy[at];
@@ -357,9 +355,8 @@ KERNEL(max_pool_bwd) {
   const uint8_t* index = in<uint8_t>(c, 1);
   T* gx = out<T>(c);
   if (g.c == 0 || g.w == 0) return;
-  const Window& s = g.s;
-  const bool two = s.window[0] == 2 && s.window[1] == 2 && s.stride[0] == 2 && s.stride[1] == 2;
+  const bool two = g.window[0] == 2 && g.window[1] == 2 && g.stride[0] == 2 && g.stride[1] == 2;
   if (g.c < kLanes<T>) unpool_narrow(c, g, gy, index, gx);
-  else if (two && s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] == 0) unpool_two(c, g, gy, index, gx);
+  else if (two && g.padding[0] + g.padding[1] + g.padding[2] + g.padding[3] == 0) unpool_two(c, g, gy, index, gx);
   else unpool_by_pixel(c, g, gy, index, gx);
 }

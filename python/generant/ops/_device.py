@@ -299,10 +299,10 @@ def _launch(cp: Any, op: str, p: Prepared, arrays: Sequence[Any]) -> tuple:
 
 
 def checkable(a: Any) -> Any:
-    """What an op's check of values may look at: whole numbers and coefficients; floats stay where they are."""
+    """What an op's check of values may look at: indices and coefficients; floats and keys stay where they are."""
     if a is None:
         return None
-    return a.get() if a.dtype.kind in "iu" or (a.dtype == np.float64 and a.size <= 16) else Shaped(a.shape, a.dtype)
+    return a.get() if a.dtype.kind == "i" or (a.dtype == np.float64 and a.size <= 16) else Shaped(a.shape, a.dtype)
 
 
 def kernel_number(row: Any, plan: Any) -> int:

@@ -26,6 +26,16 @@ template <int W, bool kFirst> struct BackwardShape {
   static constexpr size_t kBytes = 4 * size_t(kTile) * 4 + First::kBytes + Second::kBytes;
 };
 
+// x, of which the compiler does not know that it is x: what follows from it is not kept in registers through a loop.
+__device__ inline int again(int x) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+__device__ inline float2 pair_at(const float* p, int i) { return *reinterpret_cast<const float2*>(p + i); }   // i is even
+
 template <int W, bool kKeyRows, bool kFirst, bool kSecond>
 __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attention_slopes(Heads<float> h, BackwardParts p) {
 #ifdef GENERANT_ATTENTION_TILES
@@ -46,8 +56,11 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
   const int64_t ld_d = h.heads * h.d, ld_e = h.heads * h.e;
   const float *const q = h.q + h.at(sample, h.t, head, h.d), *const k = h.k + h.at(sample, h.s, head, h.d);
   const float *const g = p.g + h.at(sample, h.t, head, h.e), *const v = h.v + h.at(sample, h.s, head, h.e);
-  const float *const x1 = kKeyRows ? k : q, *const x2 = kKeyRows ? v : g, *const y1 = kKeyRows ? q : k, *const y2 = kKeyRows ? g : v;
+  const float *const x1 = kKeyRows ? k : q, *const x2 = kKeyRows ? v : g;
   auto fetch = [&](int tile) {
+    const int64_t head = again(flat) % int(h.heads), sample = again(flat) / int(h.heads);
+    const float* const y1 = kKeyRows ? h.q + h.at(sample, h.t, head, h.d) : h.k + h.at(sample, h.s, head, h.d);
+    const float* const y2 = kKeyRows ? p.g + h.at(sample, h.t, head, h.e) : h.v + h.at(sample, h.s, head, h.e);
     uint32_t* const to = memory + (tile - begin) % 2 * 2 * Shape::kTile;
     const int j = tile * kColumns;
     copy_rows<kChunks>(to, y1 + j * ld_d, ld_d, kColumns, columns - j, d, p.wide_d);
@@ -62,7 +75,6 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
   own.template load<false>({x1 + row[0] * ld_d, x1 + row[1] * ld_d}, real, d, float(h.scale * kLog2E), p.wide_d, lane);
   if constexpr (kFirst) other.template load<false>({x2 + row[0] * ld_e, x2 + row[1] * ld_e}, real, e, 1.0f, p.wide_e, lane);
 
-  const float* const bias = h.bias_of(sample, head);
   const float *const low = p.low + flat * p.t_padded, *const centre = p.centre + flat * p.t_padded;
   float row_low[2], row_centre[2];
   for (int i = 0; !kKeyRows && i < 2; ++i) row_low[i] = low[row[i]], row_centre[i] = centre[row[i]];
@@ -83,15 +95,26 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
         own.get(step, words);
         add_scores<false, kChunks>(score, words, columns1, step, lane);
       }
+    if (h.bias) {
+      const float* const bias = h.bias_of(again(flat) / int(h.heads), again(flat) % int(h.heads));
+      GENERANT_UNROLL
+      for (int j = 0; j < kTiles; ++j)
+        GENERANT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const int r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2, query = kKeyRows ? c : r, key = kKeyRows ? r : c;
+          if (r < rows && c < columns) score[j][i] += bias[int64_t(query) * s + key] * float(kLog2E);
+        }
+    }
     GENERANT_UNROLL
-    for (int j = 0; j < kTiles; ++j)
+    for (int j = 0; j < kTiles; ++j) {
+      const float2 column_low = kKeyRows ? pair_at(low, j0 + 8 * j + 2 * lane.t) : float2{};
       GENERANT_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2, query = kKeyRows ? c : r, key = kKeyRows ? r : c;
-        if (bias && r < rows && c < columns) score[j][i] += bias[int64_t(query) * s + key] * float(kLog2E);
         if (c >= columns || (h.causal && key > query)) score[j][i] = kHidden;
-        score[j][i] = power_of_2(score[j][i] - (kKeyRows ? low[c] : row_low[i / 2]));
+        score[j][i] = power_of_2(score[j][i] - (!kKeyRows ? row_low[i / 2] : i % 2 ? column_low.y : column_low.x));
       }
+    }
     if (kFirst && p.first) {
       GENERANT_UNROLL
       for (int step = 0; step < Shape::kSteps; ++step)
@@ -101,10 +124,12 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
           add_scores<false, kChunks>(slope, words, columns1 + Shape::kTile, step, lane);
         }
       GENERANT_UNROLL
-      for (int j = 0; j < kTiles; ++j)
+      for (int j = 0; j < kTiles; ++j) {
+        const float2 column_centre = kKeyRows ? pair_at(centre, j0 + 8 * j + 2 * lane.t) : float2{};
         GENERANT_UNROLL
         for (int i = 0; i < 4; ++i)
-          slope[j][i] = score[j][i] * (slope[j][i] - (kKeyRows ? centre[j0 + 8 * j + 2 * lane.t + i % 2] : row_centre[i / 2]));
+          slope[j][i] = score[j][i] * (slope[j][i] - (!kKeyRows ? row_centre[i / 2] : i % 2 ? column_centre.y : column_centre.x));
+      }
       add_average<false, kChunks>(first, slope, columns1, d, lane);
     }
     if (kSecond && p.second) add_average<false, kChunks>(second, score, columns1 + Shape::kTile, e, lane);

@@ -202,7 +202,6 @@ __device__ inline void add_average(float (&sum)[kSums][4], const float (&weights
           for (int i = 0; i < 4; ++i) read_chunk(tile + chunk_at<kChunks>(2 * lane.t + i % 2, lane.g, j + i / 2, m), y[i]);
           GENERANT_UNROLL
           for (int q = 0; q < 4; ++q) {
-            if (kTiles == 2 && m * 32 + q >= columns) break;   // a branch, for fewer registers
             float y_big[2][2], y_small[2][2], part[4] = {};
             GENERANT_UNROLL
             for (int i = 0; i < 4; ++i) split_tf32(y[i][q], y_big[i / 2][i % 2], y_small[i / 2][i % 2]);

@@ -21,9 +21,11 @@ struct BackwardParts {
 template <int W, bool kFirst> struct BackwardShape {
   static constexpr int kWarps = 4, kThreads = kWarps * kWarp, kRows = 16 * kWarps, kSteps = W / 16;
   static constexpr int kColumns = W > 64 ? 16 : 32, kTile = kColumns * W;   // of a tile, and its words
-  using First = Rows<kSteps, (W > 64 && !kFirst), kThreads>;
-  using Second = Rows<kFirst ? kSteps : 0, true, kThreads>;
-  static constexpr size_t kBytes = 4 * size_t(kTile) * 4 + First::kBytes + Second::kBytes;
+  static constexpr bool kTight = W > 64 && kFirst;   // registers and memory are short: y2 has one tile, for which all wait
+  using First = Rows<kSteps, (kTight ? 6 : W > 64 ? 0 : kSteps), kThreads>;
+  using Second = Rows<kFirst ? kSteps : 0, 0, kThreads>;
+  static constexpr int kTileWords = (kTight ? 3 : 4) * kTile;
+  static constexpr size_t kBytes = size_t(kTileWords + First::kWords + Second::kWords) * 4;
 };
 
 // x, of which the compiler does not know that it is x: what follows from it is not kept in registers through a loop.
@@ -57,20 +59,24 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
   const float *const q = h.q + h.at(sample, h.t, head, h.d), *const k = h.k + h.at(sample, h.s, head, h.d);
   const float *const g = p.g + h.at(sample, h.t, head, h.e), *const v = h.v + h.at(sample, h.s, head, h.e);
   const float *const x1 = kKeyRows ? k : q, *const x2 = kKeyRows ? v : g;
-  auto fetch = [&](int tile) {
-    const int64_t head = again(flat) % int(h.heads), sample = again(flat) / int(h.heads);
-    const float* const y1 = kKeyRows ? h.q + h.at(sample, h.t, head, h.d) : h.k + h.at(sample, h.s, head, h.d);
-    const float* const y2 = kKeyRows ? p.g + h.at(sample, h.t, head, h.e) : h.v + h.at(sample, h.s, head, h.e);
-    uint32_t* const to = memory + (tile - begin) % 2 * 2 * Shape::kTile;
-    const int j = tile * kColumns;
-    copy_rows<kChunks>(to, y1 + j * ld_d, ld_d, kColumns, columns - j, d, p.wide_d);
-    copy_rows<kChunks>(to + Shape::kTile, y2 + j * ld_e, ld_e, kColumns, columns - j, e, p.wide_e);
-    commit_copies();
+  auto place = [&](int which, int tile) {
+    const int turn = (tile - begin) % 2;
+    return memory + (!Shape::kTight ? which + 2 * turn : which ? 2 : turn) * Shape::kTile;
   };
-  if (begin < end) fetch(begin);
+  auto fetch_1 = [&](int tile) {
+    const int64_t head = again(flat) % int(h.heads), sample = again(flat) / int(h.heads);
+    const float* const y = kKeyRows ? h.q + h.at(sample, h.t, head, h.d) : h.k + h.at(sample, h.s, head, h.d);
+    copy_rows<kChunks>(place(0, tile), y + tile * kColumns * ld_d, ld_d, kColumns, columns - tile * kColumns, d, p.wide_d);
+  };
+  auto fetch_2 = [&](int tile) {
+    const int64_t head = again(flat) % int(h.heads), sample = again(flat) / int(h.heads);
+    const float* const y = kKeyRows ? p.g + h.at(sample, h.t, head, h.e) : h.v + h.at(sample, h.s, head, h.e);
+    copy_rows<kChunks>(place(1, tile), y + tile * kColumns * ld_e, ld_e, kColumns, columns - tile * kColumns, e, p.wide_e);
+  };
+  if (begin < end) fetch_1(begin), fetch_2(begin), commit_copies();
 
-  typename Shape::First own(memory + 4 * Shape::kTile);
-  typename Shape::Second other(memory + 4 * Shape::kTile);
+  typename Shape::First own(memory + Shape::kTileWords);
+  typename Shape::Second other(memory + Shape::kTileWords + Shape::First::kWords);
   const bool real[2] = {row[0] < rows, row[1] < rows};
   own.template load<false>({x1 + row[0] * ld_d, x1 + row[1] * ld_d}, real, d, float(h.scale * kLog2E), p.wide_d, lane);
   if constexpr (kFirst) other.template load<false>({x2 + row[0] * ld_e, x2 + row[1] * ld_e}, real, e, 1.0f, p.wide_e, lane);
@@ -81,19 +87,34 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
   float first[kFirst ? W / 8 : 4][4] = {}, second[kSecond ? W / 8 : 4][4] = {};
   for (int tile = begin; tile < end; ++tile) {
     const int j0 = tile * kColumns;
-    const uint32_t* const columns1 = memory + (tile - begin) % 2 * 2 * Shape::kTile;
+    // of the whole warp
+    const bool active = row0 < rows && !(h.causal && (kKeyRows ? j0 + kColumns - 1 < row0 : j0 > row0 + 15)), more = tile + 1 < end;
+    float score[kTiles][4] = {}, slope[kTiles][4] = {};
     wait_copies<0>();
     __syncthreads();                                 // this tile is here, nobody reads the one before
-    if (tile + 1 < end) fetch(tile + 1);
-    if (row0 >= rows || (h.causal && (kKeyRows ? j0 + kColumns - 1 < row0 : j0 > row0 + 15))) continue;   // of the whole warp
-
-    float score[kTiles][4] = {}, slope[kTiles][4] = {};
+    if (more) fetch_1(tile + 1);
+    if (more && !Shape::kTight) fetch_2(tile + 1);
+    if (kFirst && active) {
+      GENERANT_UNROLL
+      for (int step = 0; step < Shape::kSteps; ++step)
+        if (step * 16 < e) {
+          uint32_t words[2][4];
+          other.get(step, words);
+          add_scores<false, kChunks>(slope, words, place(1, tile), step, lane);
+        }
+    }
+    if (Shape::kTight) {
+      __syncthreads();                               // nobody reads y2
+      if (more) fetch_2(tile + 1);
+    }
+    commit_copies();
+    if (!active) continue;
     GENERANT_UNROLL
     for (int step = 0; step < Shape::kSteps; ++step)
       if (step * 16 < d) {
         uint32_t words[2][4];
         own.get(step, words);
-        add_scores<false, kChunks>(score, words, columns1, step, lane);
+        add_scores<false, kChunks>(score, words, place(0, tile), step, lane);
       }
     if (h.bias) {
       const float* const bias = h.bias_of(again(flat) / int(h.heads), again(flat) % int(h.heads));
@@ -117,22 +138,15 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
     }
     if (kFirst && p.first) {
       GENERANT_UNROLL
-      for (int step = 0; step < Shape::kSteps; ++step)
-        if (step * 16 < e) {
-          uint32_t words[2][4];
-          other.get(step, words);
-          add_scores<false, kChunks>(slope, words, columns1 + Shape::kTile, step, lane);
-        }
-      GENERANT_UNROLL
       for (int j = 0; j < kTiles; ++j) {
         const float2 column_centre = kKeyRows ? pair_at(centre, j0 + 8 * j + 2 * lane.t) : float2{};
         GENERANT_UNROLL
         for (int i = 0; i < 4; ++i)
           slope[j][i] = score[j][i] * (slope[j][i] - (!kKeyRows ? row_centre[i / 2] : i % 2 ? column_centre.y : column_centre.x));
       }
-      add_average<false, kChunks>(first, slope, columns1, d, lane);
+      add_average<false, kChunks>(first, slope, place(0, tile), d, lane);
     }
-    if (kSecond && p.second) add_average<false, kChunks>(second, score, columns1 + Shape::kTile, e, lane);
+    if (kSecond && p.second) add_average<false, kChunks>(second, score, place(1, tile), e, lane);
   }
   GENERANT_UNROLL
   for (int i = 0; i < 2; ++i) {

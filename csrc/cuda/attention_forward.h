@@ -15,8 +15,8 @@ template <int W, bool kBf16> struct ForwardShape {
   static constexpr bool kShared = W > 64 && !kBf16;  // queries, for which there are no registers
   static constexpr int kKeys = kShared ? 32 : 64, kStep = kBf16 ? 32 : 16, kSteps = W / kStep;
   static constexpr int kWarps = kBf16 ? 8 : 4, kThreads = kWarps * kWarp, kRows = 16 * kWarps;
-  using Query = Rows<kSteps, kShared, kThreads>;
-  static constexpr size_t kBytes = size_t(kKeys) * W * (kBf16 ? 4 : 8) + Query::kBytes;
+  using Query = Rows<kSteps, kShared ? 0 : kSteps, kThreads>;
+  static constexpr size_t kBytes = size_t(kKeys * W * (kBf16 ? 1 : 2) + Query::kWords) * 4;
 };
 
 struct ForwardParts {

@@ -104,11 +104,11 @@ __device__ inline void load_words(const float* row, bool real, int chunk, int co
   }
 }
 
-// The rows of a warp, kSteps times four chunks each, in registers or, each lane its own, in shared memory.
-template <int kSteps, bool kShared, int kThreads> struct Rows {
-  static constexpr size_t kBytes = kShared ? size_t(kSteps) * 2 * 16 * kThreads : 0;
-  uint32_t held[kShared ? 1 : kSteps][2][4];
-  uint4* memory;                                     // if kShared
+// The rows of a warp, kSteps times four chunks each: kHeld of them in registers, the others, each lane its own, in shared memory.
+template <int kSteps, int kHeld, int kThreads> struct Rows {
+  static constexpr int kWords = (kSteps - kHeld) * 2 * 4 * kThreads;   // of shared memory
+  uint32_t held[kHeld > 0 ? kHeld : 1][2][4];
+  uint4* memory;
 
   __device__ explicit Rows(uint32_t* shared) : memory(reinterpret_cast<uint4*>(shared) + threadIdx.x) {}
   // Rows g and g + 8 at `row`, of which real[] exist, times factor.
@@ -118,20 +118,21 @@ template <int kSteps, bool kShared, int kThreads> struct Rows {
     for (int k = 0; k < kSteps; ++k)
       GENERANT_UNROLL
       for (int i = 0; i < 2; ++i) {
-        uint32_t (&w)[4] = held[kShared ? 0 : k][i];
+        uint32_t w[4];
         load_words<kBf16>(row[i], real[i], 4 * k + lane.t, columns, factor, wide, w);
-        if (kShared) memory[(2 * k + i) * kThreads] = make_uint4(w[0], w[1], w[2], w[3]);
+        if (k >= kHeld) memory[(2 * (k - kHeld) + i) * kThreads] = make_uint4(w[0], w[1], w[2], w[3]);
+        GENERANT_UNROLL
+        for (int j = 0; j < 4; ++j)
+          if (k < kHeld) held[k < kHeld ? k : 0][i][j] = w[j];
       }
   }
   __device__ void get(int k, uint32_t (&words)[2][4]) const {
     GENERANT_UNROLL
     for (int i = 0; i < 2; ++i) {
-      if (kShared) {
-        read_chunk(reinterpret_cast<const uint32_t*>(memory + (2 * k + i) * kThreads), words[i]);
-      } else {
-        GENERANT_UNROLL
-        for (int j = 0; j < 4; ++j) words[i][j] = held[kShared ? 0 : k][i][j];
-      }
+      if (k >= kHeld) read_chunk(reinterpret_cast<const uint32_t*>(memory + (2 * (k - kHeld) + i) * kThreads), words[i]);
+      GENERANT_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (k < kHeld) words[i][j] = held[k < kHeld ? k : 0][i][j];
     }
   }
 };

@@ -152,7 +152,10 @@ def main() -> int:
         import cuda_device
 
         cuda_device.device()
-    from gpu_cases import FAMILIES
+    from gpu_cases import FAMILIES as KERNELS
+    from gpu_models import model_cases
+
+    families = {**KERNELS, "models": model_cases}
 
     from generant import show_config
     from generant.ops import _device
@@ -166,11 +169,11 @@ def main() -> int:
     print(config["CUDA"], f"torch {torch.__version__}")
     print(", ".join(f"{name} {value:.3g}" for name, value in peak.items()))
     rows, failed = [], 0
-    for family in arguments.families or FAMILIES:
-        if family not in FAMILIES:
-            parser.error(f"no family {family!r}; there are: {', '.join(FAMILIES)}")
+    for family in arguments.families or families:
+        if family not in families:
+            parser.error(f"no family {family!r}; there are: {', '.join(families)}")
         try:
-            cases = FAMILIES[family](cp, torch, arguments.small)
+            cases = families[family](cp, torch, arguments.small)
         except Exception as error:  # the other families are still worth their time on a machine that is lent
             print(f"{family}: FAILED: {type(error).__name__}: {error}")
             failed += 1

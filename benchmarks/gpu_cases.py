@@ -144,7 +144,7 @@ def pairwise_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
     return [
         Case(
             f"rbf kernel sum, n {n}, d {d}",
-            lambda: ops.kernel_sum(x, y, kernel="rbf", gamma=gamma),
+            lambda: ops.kernel_sum(x, y, kernel="rbf", bandwidth=d**0.5),
             {"torch": rbf_sum},
             pairs=n * n,
             flops=flops,
@@ -170,7 +170,7 @@ def pairwise_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
         ),
         Case(
             f"logsumexp, n {n}, d {d}",
-            lambda: ops.logsumexp(x, y),
+            lambda: ops.logsumexp(x, y, scale=0.5),
             {"torch": logsumexp},
             pairs=n * n,
             flops=flops,

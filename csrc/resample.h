@@ -1,12 +1,12 @@
 // Separable linear maps of images: y = A x B^T for every sample and channel, A for the rows, B for the columns.
 //
-// Averages over windows, interpolation, padding, filters of rank one and all their adjoints are such maps. A map along
-// an axis is a list of taps (output, input, weight); `Axis` holds it by outputs, or by inputs for the adjoint. A row of
-// the result is made in two steps: the rows of x that it needs are combined over the whole width (all channels of all
-// pixels are one run of memory, whatever their number), into a strip that stays in L1; then the pixels of the strip are
-// combined. Where every output looks one pixel further than the one before, the second step is a combination of runs
-// too. ops/_taps.py makes the same lists for the other backends.
+// Averages over windows, interpolation, padding, filters of rank one and all their adjoints are such maps (axis_map.h).
+// `Axis` holds the taps of one along an axis by outputs, or by inputs for the adjoint. A row of the result is made in two
+// steps: the rows of x that it needs are combined over the whole width (all channels of all pixels are one run of memory,
+// whatever their number), into a strip that stays in L1; then the pixels of the strip are combined. Where every output
+// looks one pixel further than the one before, the second step is a combination of runs too.
 #pragma once
+#include "axis_map.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -14,57 +14,17 @@ namespace {
 
 // ---- maps along an axis ---------------------------------------------------------------------------------------------
 
-enum MapKind { kPool, kResize, kPad, kFir };
-
-template <class T> struct AxisMap {
-  MapKind kind;
-  int64_t n_in, n_out;
-  int64_t window = 1, before = 0, up = 1, down = 1;  // down: the stride of a pool too
-  int mode = 0;                                      // kResize: MODES, kPad: PAD_MODES of ops/resample.py
-  bool flag = false;                                 // kPool: padding counts; kResize: align_corners; kFir: flip
-  const T* taps = nullptr;                           // kFir: the filter, or null: the weight is the place in it
-  int64_t tap_stride = 1;
-};
+template <MapKind kind, class T, class F> static void each_tap_of_kind(const AxisMap<T>& m, F& emit) {
+  for (int64_t o = 0; o < m.n_out; ++o) taps_of<kind>(m, o, [&](int64_t i, T w) { emit(o, i, w); });
+}
 
 // emit(output, input, weight) for every tap, by outputs.
 template <class T, class F> static void each_tap(const AxisMap<T>& m, F emit) {
-  const int64_t n = m.n_in;
-  for (int64_t o = 0; o < m.n_out; ++o) {
-    if (m.kind == kPool) {
-      const int64_t start = o * m.down - m.before, end = start + m.window;
-      const int64_t lo = start > 0 ? start : 0, hi = end < n ? end : n;
-      const T w = T(1.0 / double(m.flag ? m.window : hi - lo));
-      for (int64_t i = lo; i < hi; ++i) emit(o, i, w);
-    } else if (m.kind == kResize) {
-      if (m.mode != 1) {
-        emit(o, m.mode == 0 ? o * n / m.n_out : (2 * o + 1) * n / (2 * m.n_out), T(1));
-        continue;
-      }
-      int64_t at = m.flag ? o * (n - 1) : (2 * o + 1) * n - m.n_out, unit = m.flag ? m.n_out - 1 : 2 * m.n_out;
-      if (at < 0) at = 0;
-      if (unit < 1) unit = 1;
-      const int64_t i = at / unit, rest = at % unit;
-      const double w = rest > 0 && i + 1 < n ? double(rest) / double(unit) : 0;
-      emit(o, i, T(1 - w));
-      if (w > 0) emit(o, i + 1, T(w));
-    } else if (m.kind == kPad) {
-      int64_t i = o - m.before;
-      if (m.mode == 1) {
-        i = i < 0 ? -i : i;
-        i = i >= n ? 2 * (n - 1) - i : i;
-      } else if (m.mode == 2) {
-        i = i < 0 ? 0 : i >= n ? n - 1 : i;
-      }
-      if (i >= 0 && i < n) emit(o, i, T(1));
-    } else {
-      const int64_t start = o * m.down - m.before;
-      const int64_t over = ((-start) % m.up + m.up) % m.up;        // the first place that meets no inserted zero
-      for (int64_t j = over; j < m.window; j += m.up) {
-        const int64_t i = (start + j) / m.up, place = m.flag ? j : m.window - 1 - j;
-        if (start + j >= 0 && i < n) emit(o, i, m.taps ? m.taps[place * m.tap_stride] : T(place));
-      }
-    }
-  }
+  if (m.kind == kPool) each_tap_of_kind<kPool>(m, emit);
+  else if (m.kind == kNearest) each_tap_of_kind<kNearest>(m, emit);
+  else if (m.kind == kLinear) each_tap_of_kind<kLinear>(m, emit);
+  else if (m.kind == kPad) each_tap_of_kind<kPad>(m, emit);
+  else each_tap_of_kind<kFir>(m, emit);
 }
 
 template <class T> struct Axis {

@@ -1,6 +1,6 @@
 // Checks of what CPU and GPU code share, without a GPU: csrc/philox_one.h against csrc/philox.h, the number formats of
-// csrc/cuda/mma.h, its products and the sums of block.h over the simulator. Prints what is wrong; compiled and run by
-// test_cuda_headers.py.
+// csrc/cuda/mma.h, its products and the sums of block.h over the simulator, parts of softmax, tiles of pairs. Prints
+// what is wrong; compiled and run by test_cuda_headers.py.
 #include <stdio.h>
 
 #include <cmath>
@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "cuda/mma.h"
+#include "tile_index.h"  // before simd.h, whose sqrt is of vectors
+
 #include "philox.h"
 #include "quantile.h"
 #include "sampler_step.h"
+#include "softmax_merge.h"
 
 namespace {
 
@@ -92,7 +95,8 @@ void check_corners() {
       normal_pair(a, b, x, y);
       Normal::pair(a - vw{}, b - vw{}, many_x, many_y);
       const double mx = many_x[0], my = many_y[0];
-      CHECK(memcmp(&x, &mx, 8) == 0 && memcmp(&y, &my, 8) == 0, "words %016llx %016llx: %.17g %.17g", (unsigned long long)a, (unsigned long long)b, x, y);
+      CHECK(memcmp(&x, &mx, 8) == 0 && memcmp(&y, &my, 8) == 0, "words %016llx %016llx: %.17g %.17g", (unsigned long long)a,
+            (unsigned long long)b, x, y);
     }
 }
 
@@ -113,7 +117,8 @@ template <class Round> float rounded(float x, int digits, Round round) {
 }
 
 void check_formats() {
-  const uint32_t lows[] = {0, 1, 0x7ff, 0xfff, 0x1000, 0x1001, 0x17ff, 0x1fff, 0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff};
+  const uint32_t lows[] = {0, 1, 0x7ff, 0xfff, 0x1000, 0x1001, 0x17ff, 0x1fff,
+                           0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff};
   for (uint32_t high = 0; high < 0x10000; ++high)
     for (uint32_t low : lows) {
       const float x = float_of(high << 16 | low), tf32 = to_tf32(x), bf16 = from_bf16(to_bf16(x));
@@ -138,10 +143,12 @@ void multiply_in_a_warp(Product product) {
     if (product == kBf16) {
       const auto a_of = [&](int i, int k) { return pack_bf16(float(A[i][k]), float(A[i][k + 1])); };
       const auto b_of = [&](int k) { return pack_bf16(float(B[k][g]), float(B[k + 1][g])); };
-      const uint32_t a[4] = {a_of(g, 2 * t), a_of(g + 8, 2 * t), a_of(g, 2 * t + 8), a_of(g + 8, 2 * t + 8)}, b[2] = {b_of(2 * t), b_of(2 * t + 8)};
+      const uint32_t a[4] = {a_of(g, 2 * t), a_of(g + 8, 2 * t), a_of(g, 2 * t + 8), a_of(g + 8, 2 * t + 8)};
+      const uint32_t b[2] = {b_of(2 * t), b_of(2 * t + 8)};
       mma_bf16(c, a, b);
     } else {
-      const float a[4] = {float(A[g][t]), float(A[g + 8][t]), float(A[g][t + 4]), float(A[g + 8][t + 4])}, b[2] = {float(B[t][g]), float(B[t + 4][g])};
+      const float a[4] = {float(A[g][t]), float(A[g + 8][t]), float(A[g][t + 4]), float(A[g + 8][t + 4])};
+      const float b[2] = {float(B[t][g]), float(B[t + 4][g])};
       if (product == kTf32) mma_tf32(c, a, b);
       else mma_3xtf32(c, a, b);
     }
@@ -213,21 +220,79 @@ void check_reductions() {
     double sum = 0;
     for (unsigned t = 0; t < threads; ++t) sum += 1.0 / (1 + t);
     CHECK(sums[0] == sums[1] && std::fabs(sums[0] - sum) < 1e-14 * sum, "the sum of %u threads is %.17g", threads, sums[0]);
-    CHECK(most == 1 && least == 1.0 / threads && with_nan != with_nan, "extrema of %u threads: %g %g %g", threads, most, least, double(with_nan));
+    CHECK(most == 1 && least == 1.0 / threads && with_nan != with_nan, "extrema of %u threads: %g %g %g", threads, most, least,
+          double(with_nan));
   }
 }
 
 // ---- steps of a sampler ----
 
 void check_steps() {
-  CHECK(step_limit(0.5f, 2.0f) == 1 && step_limit(1.5f, 2.0f) == 1.5f && step_limit(9.0f, 2.0f) == 2 && step_limit(NAN, 2.0f) != step_limit(NAN, 2.0f), "limits");
-  CHECK(step_rescale(4, 16, 1.0) == 0.5 && step_rescale(4, 16, 0.5) == 0.75 && step_rescale(0, 0, 1.0) == 1 && step_rescale(-1e-9, 16, 1.0) == 0, "rescale");
+  CHECK(step_limit(0.5f, 2.0f) == 1 && step_limit(1.5f, 2.0f) == 1.5f && step_limit(9.0f, 2.0f) == 2, "limits");
+  CHECK(std::isnan(step_limit(NAN, 2.0f)), "the limit of NaN");
+  CHECK(step_rescale(4, 16, 1.0) == 0.5 && step_rescale(4, 16, 0.5) == 0.75, "rescale");
+  CHECK(step_rescale(0, 0, 1.0) == 1 && step_rescale(-1e-9, 16, 1.0) == 0, "rescale of samples without spread");
   CHECK((Spread{6, 14}.value(3)) == 2, "spread");
   const QuantilePlace place = quantile_place(5, 0.625);
   CHECK(place.rank == 2 && place.weight == 0.5 && quantile_between(1.0f, 2.0f, place.weight) == 1.5f, "place of a quantile");
   double coef[kStepCoefficients] = {};
   coef[kNumber] = 5;
   CHECK(kStepCoefficients == 13 && kGD == 12 && kNumber == 10 && step_stream(coef) == 5, "coefficients");
+}
+
+// ---- softmax in parts ----
+
+struct Part { double top = -INFINITY, sum = 0; };
+Part merged(const Part& a, const Part& b) {
+  const double top = larger(a.top, b.top), base = base_of(top);
+  return {top, a.sum * std::exp2(a.top - base) + b.sum * std::exp2(b.top - base)};
+}
+
+// Any split of the scores gives one sum; hidden keys (-inf) count nothing, and with nothing seen every share is 0.
+void check_softmax() {
+  for (int hidden = 0; hidden < 3; ++hidden)
+    for (int trial = 0; trial < 50; ++trial) {
+      double scores[12], top = -INFINITY, sum = 0;
+      for (double& x : scores) x = hidden == 2 || (hidden == 1 && next_word() % 2) ? -INFINITY : 40 * next_number();
+      for (double x : scores) top = std::fmax(top, x);
+      for (double x : scores) sum += x == -INFINITY ? 0 : std::exp2(x - top);
+      Part parts[3];
+      for (int i = 0; i < 12; ++i) {
+        Part& p = parts[next_word() % 3];
+        p = merged(p, {scores[i], scores[i] == -INFINITY ? 0.0 : 1.0});
+      }
+      const Part all = merged(merged(parts[0], parts[1]), parts[2]);
+      CHECK(all.top == top && std::fabs(all.sum - sum) <= 1e-14 * sum, "top %g, sum %.17g; wanted %g, %.17g", all.top, all.sum, top, sum);
+      CHECK(sum == 0 ? share_of(all.sum) == 0 : share_of(all.sum) == 1 / all.sum, "share of %g", all.sum);
+    }
+  CHECK(std::isnan(merged(merged({}, {INFINITY, 1}), {0, 1}).sum), "a score of infinity is not lost");
+  CHECK(std::isnan(merged({1, 1}, {NAN, 1}).sum) && base_of(-INFINITY) == 0, "a score that is NaN is not lost");
+}
+
+// ---- tiles of a table of pairs ----
+
+void check_tile(int64_t t, int64_t n) {
+  const TileIndex i = triangle_tile(t, n);
+  const bool inside = 0 <= i.row && i.row <= i.column && i.column < n;
+  const int64_t back = triangle_size(n) - triangle_size(n - i.row) + i.column - i.row;
+  CHECK(inside && back == t, "tile %lld of %lld: (%lld, %lld)", (long long)t, (long long)n, (long long)i.row, (long long)i.column);
+}
+
+void check_tiles() {
+  for (int64_t n = 1; n < 50; ++n)
+    for (int64_t t = 0; t < triangle_size(n); ++t) check_tile(t, n);
+  for (int64_t n : {int64_t(94906266), int64_t(1) << 30, int64_t(1518500249)})    // sums beyond 2^52 and up to 2^60
+    for (int64_t row = 0; row < n; row += n / 9973)
+      for (int64_t off = -1; off <= 1; ++off) {
+        const int64_t t = triangle_size(n) - triangle_size(n - row) + off;        // about the ends of rows
+        if (t >= 0 && t < triangle_size(n)) check_tile(t, n);
+      }
+  for (int trial = 0; trial < 200; ++trial) {
+    const int64_t n = 1 + int64_t(next_word() % 100000), m = 1 + int64_t(next_word() % 100000), most = 4 + int64_t(next_word() % 5000);
+    const auto squares = [=](int64_t side) { return ceil_div(n, side) * ceil_div(m, side); };
+    const int64_t side = square_side(n, m, 64, most);
+    CHECK(side % 64 == 0 && squares(side) <= most && (side == 64 || squares(side / 2) > most), "side %lld", (long long)side);
+  }
 }
 
 }  // namespace
@@ -240,6 +305,8 @@ int main() {
   check_products();
   check_reductions();
   check_steps();
+  check_softmax();
+  check_tiles();
   if (failures) printf("%d checks failed\n", failures);
   return failures != 0;
 }

@@ -2,7 +2,7 @@
 
 Seen to fail: with nine rounds; without the counter's upper word; with a * b + c for fma; with ties of TF32 toward zero
 and of bfloat16 away from it; with two fragments of an mma exchanged; with one product less in 3xTF32; with a wrong
-lane in warp_reduce.
+lane in warp_reduce; with -inf taken from -inf in softmax; with a square root that is not corrected.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Elementwise arithmetic is pinned, and quantiles are selected, so nothing but sums over a sample may differ: the loss,
 and the spread that `rescale` divides by.
-Seen to fail: with a x + s z for fma; with the coefficients of the next sample one element late; without the least number
-above a digit (thresholds of long rows); with a clip that swallows NaN.
+Seen to fail: with a x + s z for fma; with the coefficients of the next sample one element late; without the least
+number above a digit (thresholds of long rows); with a clip that swallows NaN.
 """
 
 from __future__ import annotations

@@ -1,89 +1,10 @@
-// Pooling, resizing, filtering and padding of images: the maps along rows and columns that resample.h is given, and
+// Pooling, resizing, filtering and padding of images: the maps of axis_map.h by resample.h, and
 // pooling by maxima, which is not linear.
-#include "../conv.h"
 #include "../resample.h"
 
 namespace {
 
-// ---- from a call to two maps ----------------------------------------------------------------------------------------
-
-template <class T> struct Maps {
-  AxisMap<T> rows, columns;
-  bool adjoint;
-  T fill;
-};
-
-// Adjoints: the input of the map is the output of the call.
-template <class T> static Maps<T> blank_maps(const Call& c, MapKind kind, bool adjoint) {
-  const Array &x = adjoint ? c.out[0] : c.in[0], &y = adjoint ? c.in[0] : c.out[0];
-  Maps<T> m{};
-  m.rows.kind = m.columns.kind = kind;
-  m.rows.n_in = x.shape[1], m.rows.n_out = y.shape[1];
-  m.columns.n_in = x.shape[2], m.columns.n_out = y.shape[2];
-  m.adjoint = adjoint;
-  return m;
-}
-
-inline const double* skip_tuple(const double* attr) { return attr + 1 + int(attr[0]); }
-
-struct Window {
-  int64_t window[2], stride[2], padding[4];
-};
-
-// window, stride (none: the window), padding.
-inline const double* read_window(const double* attr, Window& s) {
-  attr = read_tuple(attr, s.window, 2);
-  if (attr[0] > 0) {
-    attr = read_tuple(attr, s.stride, 2);
-  } else {
-    s.stride[0] = s.window[0], s.stride[1] = s.window[1];
-    ++attr;                                            // an empty tuple, or the NaN that stands for None
-  }
-  return read_tuple(attr, s.padding, 4);
-}
-
-template <class T> static Maps<T> pool_maps(const Call& c, bool adjoint) {
-  Maps<T> m = blank_maps<T>(c, kPool, adjoint);
-  Window s;
-  const double* attr = read_window(adjoint ? skip_tuple(c.attr) : c.attr, s);
-  m.rows.window = s.window[0], m.rows.down = s.stride[0], m.rows.before = s.padding[0];
-  m.columns.window = s.window[1], m.columns.down = s.stride[1], m.columns.before = s.padding[2];
-  m.rows.flag = m.columns.flag = attr[0] != 0;
-  return m;
-}
-
-template <class T> static Maps<T> resize_maps(const Call& c, bool adjoint) {
-  Maps<T> m = blank_maps<T>(c, kResize, adjoint);
-  const double* attr = skip_tuple(c.attr);
-  m.rows.mode = m.columns.mode = int(attr[0]);
-  m.rows.flag = m.columns.flag = attr[1] != 0;
-  return m;
-}
-
-template <class T> static Maps<T> pad_maps(const Call& c, bool adjoint) {
-  Maps<T> m = blank_maps<T>(c, kPad, adjoint);
-  int64_t padding[4];
-  const double* attr = read_tuple(adjoint ? skip_tuple(c.attr) : c.attr, padding, 4);
-  m.rows.before = padding[0], m.columns.before = padding[2];
-  m.rows.mode = m.columns.mode = int(attr[0]);
-  m.fill = adjoint ? T(0) : T(attr[1]);
-  return m;
-}
-
-template <class T> static Maps<T> filter_maps(const Call& c, const double* attr, int64_t kh, int64_t kw) {
-  Maps<T> m{};
-  int64_t up[2], down[2], padding[4];
-  attr = read_tuple(attr, up, 2);
-  attr = read_tuple(attr, down, 2);
-  attr = read_tuple(attr, padding, 4);
-  m.rows.kind = m.columns.kind = kFir;
-  m.rows.n_in = c.in[0].shape[1], m.columns.n_in = c.in[0].shape[2];
-  m.rows.window = kh, m.columns.window = kw;
-  m.rows.up = up[0], m.rows.down = down[0], m.rows.before = padding[0];
-  m.columns.up = up[1], m.columns.down = down[1], m.columns.before = padding[2];
-  m.rows.flag = m.columns.flag = attr[0] != 0;
-  return m;
-}
+// ---- memory ----------------------------------------------------------------------------------------------------------
 
 template <class T> static int64_t bytes_of(const Call& c, const Maps<T>& m) {
   return axis_bytes(m.rows) + axis_bytes(m.columns) + strip_bytes<T>(c, c.in[0].shape[2], c.in[0].shape[3]);
@@ -103,12 +24,6 @@ template <class T> int64_t pad_bytes(const Call& c) { return bytes_of<T>(c, pad_
 template <class T> int64_t pad_bwd_bytes(const Call& c) { return bytes_of<T>(c, pad_maps<T>(c, true)); }
 
 // ---- filters --------------------------------------------------------------------------------------------------------
-
-template <class T> static Maps<T> upfirdn2d_maps(const Call& c) {
-  Maps<T> m = filter_maps<T>(c, c.attr, c.in[1].shape[0], c.in[1].shape[1]);
-  m.rows.n_out = c.out[0].shape[1], m.columns.n_out = c.out[0].shape[2];
-  return m;
-}
 
 template <class T> int64_t upfirdn2d_bytes(const Call& c) {
   const Maps<T> m = upfirdn2d_maps<T>(c);
@@ -184,18 +99,6 @@ template <class T, class F> static inline void each_channel(int64_t c, F f) {
   if (j < c) f(c - L, LanesN<T>{});
 }
 
-struct Pooling {
-  int64_t n, h, w, c, p, q;                            // x (n, h, w, c), pooled (n, p, q, c)
-  Window s;
-};
-
-// Places [lo, hi) of window o along an axis lie inside.
-inline void inside(int64_t o, int64_t stride, int64_t before, int64_t window, int64_t n, int64_t& lo, int64_t& hi) {
-  const int64_t start = o * stride - before;
-  lo = start < 0 ? -start : 0;
-  hi = start + window > n ? n - start : window;
-}
-
 // f(output pixel, offset in x of the first place of its window, which may lie outside, i0, i1, j0, j1) for every window.
 template <class T, class F> static void each_window(const Call& c, const Pooling& g, F f) {
   if (g.c == 0 || g.q == 0) return;
@@ -203,11 +106,11 @@ template <class T, class F> static void each_window(const Call& c, const Pooling
     for (; r < end; ++r) {
       const int64_t sample = r / g.p, p = r % g.p;
       int64_t i0, i1, j0, j1;
-      inside(p, g.s.stride[0], g.s.padding[0], g.s.window[0], g.h, i0, i1);
-      const int64_t row = sample * g.h + p * g.s.stride[0] - g.s.padding[0];
+      inside(p, g.stride[0], g.padding[0], g.window[0], g.h, i0, i1);
+      const int64_t row = sample * g.h + p * g.stride[0] - g.padding[0];
       for (int64_t q = 0; q < g.q; ++q) {
-        inside(q, g.s.stride[1], g.s.padding[2], g.s.window[1], g.w, j0, j1);
-        f(r * g.q + q, (row * g.w + q * g.s.stride[1] - g.s.padding[2]) * g.c, i0, i1, j0, j1);
+        inside(q, g.stride[1], g.padding[2], g.window[1], g.w, j0, j1);
+        f(r * g.q + q, (row * g.w + q * g.stride[1] - g.padding[2]) * g.c, i0, i1, j0, j1);
       }
     }
   });
@@ -217,7 +120,7 @@ template <class T, class F> static void each_window(const Call& c, const Pooling
 template <class T, bool kTwo>
 static inline void max_window(const T* x, const Pooling& g, int64_t i0, int64_t i1, int64_t j0, int64_t j1, T* y,
                               uint8_t* index) {
-  const int64_t row = g.w * g.c, kw = g.s.window[1];
+  const int64_t row = g.w * g.c, kw = g.window[1];
   each_channel<T>(g.c, [&](int64_t ch, auto lanes) {
     using A = decltype(lanes);
     using P = typename A::P;
@@ -241,21 +144,9 @@ static inline void max_window(const T* x, const Pooling& g, int64_t i0, int64_t 
   });
 }
 
-inline Pooling read_pooling(const double* attr, const Array& x, const Array& pooled) {
-  Pooling g{x.shape[0], x.shape[1], x.shape[2], x.shape[3], pooled.shape[1], pooled.shape[2], {}};
-  read_window(attr, g.s);
-  return g;
-}
-
 // ---- the gradient of a filter ---------------------------------------------------------------------------------------
 
 constexpr int64_t kFilterBlocks = 32;                  // blocks of rows, each with sums of its own
-
-template <class T> static Maps<T> upfirdn2d_df_maps(const Call& c) {
-  Maps<T> m = filter_maps<T>(c, skip_tuple(c.attr), c.out[0].shape[0], c.out[0].shape[1]);
-  m.rows.n_out = c.in[1].shape[1], m.columns.n_out = c.in[1].shape[2];
-  return m;
-}
 
 template <class T> int64_t upfirdn2d_df_bytes(const Call& c) {
   const Maps<T> m = upfirdn2d_df_maps<T>(c);
@@ -342,7 +233,7 @@ KERNEL(max_pool) {
   const T* x = in<T>(c, 0);
   T* y = out<T>(c);
   uint8_t* index = out<uint8_t>(c, 1);
-  const bool two = g.s.window[0] == 2 && g.s.window[1] == 2;
+  const bool two = g.window[0] == 2 && g.window[1] == 2;
   each_window<T>(c, g, [&](int64_t o, int64_t at, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     uint8_t* places = index ? index + o * g.c : nullptr;
     if (two && i1 - i0 == 2 && j1 - j0 == 2) max_window<T, true>(x + at, g, i0, i1, j0, j1, y + o * g.c, places);
@@ -362,7 +253,7 @@ KERNEL(max_pool_at) {
       typename A::V v{};
       for (int64_t i = i0; i < i1; ++i)
         for (int64_t j = j0; j < j1; ++j)
-          v = place == int32_t(i * g.s.window[1] + j) ? A::get(x + at + (i * g.w + j) * g.c + ch) : v;
+          v = place == int32_t(i * g.window[1] + j) ? A::get(x + at + (i * g.w + j) * g.c + ch) : v;
       A::put(y + o * g.c + ch, v);
     });
   });
@@ -372,27 +263,21 @@ namespace {
 
 // Every pixel asks the windows that hold it whether they chose it, so no two tasks write to the same place.
 template <class T> static void unpool_by_pixel(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
-  const Window& s = g.s;
-  // windows [lo, hi) that hold pixel i, of `count`
-  const auto holding = [](int64_t i, int64_t stride, int64_t window, int64_t count, int64_t& lo, int64_t& hi) {
-    lo = i < window ? 0 : (i - window) / stride + 1;
-    hi = i / stride + 1 < count ? i / stride + 1 : count;
-  };
   parallel_range(c, g.n * g.h, ceil_div(int64_t(16384), g.w * g.c), [&](int64_t r, int64_t end) {
     for (; r < end; ++r) {
-      const int64_t sample = r / g.h, i = r % g.h + s.padding[0];
+      const int64_t sample = r / g.h, i = r % g.h + g.padding[0];
       int64_t p0, p1, q0, q1;
-      holding(i, s.stride[0], s.window[0], g.p, p0, p1);
+      holding(i, g.stride[0], g.window[0], g.p, p0, p1);
       for (int64_t col = 0; col < g.w; ++col) {
-        const int64_t j = col + s.padding[2];
-        holding(j, s.stride[1], s.window[1], g.q, q0, q1);
+        const int64_t j = col + g.padding[2];
+        holding(j, g.stride[1], g.window[1], g.q, q0, q1);
         each_channel<T>(g.c, [&](int64_t ch, auto lanes) {
           using A = decltype(lanes);
           typename A::V sum{};
           for (int64_t p = p0; p < p1; ++p)
             for (int64_t q = q0; q < q1; ++q) {
               const int64_t at = ((sample * g.p + p) * g.q + q) * g.c + ch;
-              const int32_t place = int32_t((i - p * s.stride[0]) * s.window[1] + j - q * s.stride[1]);
+              const int32_t place = int32_t((i - p * g.stride[0]) * g.window[1] + j - q * g.stride[1]);
               const typename A::V v = A::get(gy + at);
               sum += A::places(index + at) == place ? v : typename A::V{};
             }
@@ -437,24 +322,23 @@ template <class T> static void unpool_two(const Call& c, const Pooling& g, const
 
 // Few channels: zeros, and every number is added where its place says, a sample per task.
 template <class T> static void unpool_narrow(const Call& c, const Pooling& g, const T* gy, const uint8_t* index, T* gx) {
-  const Window& s = g.s;
-  const int64_t places = s.window[0] * s.window[1];
+  const int64_t places = g.window[0] * g.window[1];
   int64_t offset[256];
-  for (int64_t k = 0; k < 256; ++k) offset[k] = (k / s.window[1] * g.w + k % s.window[1]) * g.c;
-  const bool bordered = s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] > 0;
+  for (int64_t k = 0; k < 256; ++k) offset[k] = (k / g.window[1] * g.w + k % g.window[1]) * g.c;
+  const bool bordered = g.padding[0] + g.padding[1] + g.padding[2] + g.padding[3] > 0;
   parallel(c, g.n, [&](int64_t sample, int) {
     T* image = gx + sample * g.h * g.w * g.c;
     set_all(image, g.h * g.w * g.c, T(0));
     int64_t at = sample * g.p * g.q * g.c;
     for (int64_t p = 0; p < g.p; ++p)
       for (int64_t q = 0; q < g.q; ++q) {
-        const int64_t i = p * s.stride[0] - s.padding[0], j = q * s.stride[1] - s.padding[2];
+        const int64_t i = p * g.stride[0] - g.padding[0], j = q * g.stride[1] - g.padding[2];
         T* to = image + (i * g.w + j) * g.c;
         for (int64_t ch = 0; ch < g.c; ++ch, ++at) {
           const int64_t k = index[at];
           if (k >= places) continue;
           if (bordered) {
-            const int64_t r = i + k / s.window[1], column = j + k % s.window[1];
+            const int64_t r = i + k / g.window[1], column = j + k % g.window[1];
             if (r < 0 || r >= g.h || column < 0 || column >= g.w) continue;
           }
           to[offset[k] + ch] += gy[at];
@@ -471,9 +355,8 @@ KERNEL(max_pool_bwd) {
   const uint8_t* index = in<uint8_t>(c, 1);
   T* gx = out<T>(c);
   if (g.c == 0 || g.w == 0) return;
-  const Window& s = g.s;
-  const bool two = s.window[0] == 2 && s.window[1] == 2 && s.stride[0] == 2 && s.stride[1] == 2;
+  const bool two = g.window[0] == 2 && g.window[1] == 2 && g.stride[0] == 2 && g.stride[1] == 2;
   if (g.c < kLanes<T>) unpool_narrow(c, g, gy, index, gx);
-  else if (two && s.padding[0] + s.padding[1] + s.padding[2] + s.padding[3] == 0) unpool_two(c, g, gy, index, gx);
+  else if (two && g.padding[0] + g.padding[1] + g.padding[2] + g.padding[3] == 0) unpool_two(c, g, gy, index, gx);
   else unpool_by_pixel(c, g, gy, index, gx);
 }

@@ -1,37 +1,33 @@
-// Batch normalisation: one sample of all rows whose groups are single channels (group_norm.h), the form that applies given
+// Batch normalisation: one sample of all rows whose groups are single channels (slab.h), the form that applies given
 // statistics, and the update of running statistics.
-#include "group_norm_bwd.h"
+#include "slab.h"
 
 namespace {
 
-template <class T> inline ColumnGrid batch_grid(const Array& x) { return column_grid<T>(rows(x), last(x)); }
-
-template <class T> int64_t forward_bytes(const Call& c) {
-  return (batch_grid<T>(c.in[0]).partials(1) + 2 * last(c.in[0])) * int64_t(sizeof(double));
+// gain and bias are inputs `first` and the next.
+template <class T> inline NormAffine<T> affine_of(const Call& c, int first, double eps, const T* means, const T* rstds, const T* vars) {
+  return {in<T>(c, first), in<T>(c, first + 1), nullptr, nullptr, last(c.in[first]), 1, eps, means, rstds, vars, nullptr, nullptr};
 }
-template <class T> int64_t backward_bytes(const Call& c) { return norm_backward_bytes<T>(1, batch_grid<T>(c.in[1]), last(c.in[1])); }
+
+template <class T> int64_t forward_bytes(const Call& c) { return norm_forward_bytes<T>(1, rows(c.in[0]), last(c.in[0]), last(c.in[0])); }
+template <class T> int64_t backward_bytes(const Call& c) { return norm_backward_bytes<T>(1, rows(c.in[1]), last(c.in[1]), last(c.in[1])); }
 
 }  // namespace
 
 KERNEL_SCRATCH(batch_norm, forward_bytes) {
-  const ColumnGrid s = batch_grid<T>(c.in[0]);
-  const T* x = in<T>(c, 0);
-  double *partial = static_cast<double*>(c.scratch), *mean = partial + s.partials(1), *rstd = mean + s.c;
-  group_moments(c, x, 1, s, s.c, c.attr[0], partial, mean, rstd, out<T>(c, 1), out<T>(c, 2));
-  const NormAffine<T> affine{in<T>(c, 1), in<T>(c, 2), nullptr, nullptr, s.c, 1, mean, rstd, nullptr, nullptr, nullptr, 0};
-  apply_norm<T, false>(c, x, out<T>(c), 1, s, affine);
+  norm_forward<T, false>(c, in<T>(c, 0), out<T>(c), 1, rows(c.in[0]), last(c.in[0]), affine_of<T>(c, 1, c.attr[0], nullptr, nullptr, nullptr),
+                         out<T>(c, 1), out<T>(c, 2));
 }
 
 KERNEL_SCRATCH(batch_norm_bwd, backward_bytes) {
-  const ColumnGrid s = batch_grid<T>(c.in[1]);
-  const NormAffine<T> affine{in<T>(c, 2), in<T>(c, 3), nullptr, nullptr, s.c, 1, nullptr, nullptr, in<T>(c, 4), in<T>(c, 5), nullptr, 0};
-  norm_backward<T, false>(c, in<T>(c, 0), in<T>(c, 1), 1, s, affine, {out<T>(c, 0), out<T>(c, 1), out<T>(c, 2), nullptr, nullptr});
+  norm_backward<T, false>(c, in<T>(c, 0), in<T>(c, 1), 1, rows(c.in[1]), last(c.in[1]),
+                          affine_of<T>(c, 2, c.attr[0], in<T>(c, 4), in<T>(c, 5), nullptr),
+                          {out<T>(c, 0), out<T>(c, 1), out<T>(c, 2), nullptr, nullptr});
 }
 
 KERNEL(batch_norm_apply) {
-  const ColumnGrid s = batch_grid<T>(c.in[0]);
-  const NormAffine<T> affine{in<T>(c, 1), in<T>(c, 2), nullptr, nullptr, s.c, 1, nullptr, nullptr, in<T>(c, 3), nullptr, in<T>(c, 4), c.attr[0]};
-  apply_norm<T, false>(c, in<T>(c, 0), out<T>(c), 1, s, affine);
+  apply_norm<T, false>(c, in<T>(c, 0), out<T>(c), 1, column_grid<T>(rows(c.in[0]), last(c.in[0])),
+                       affine_of<T>(c, 1, c.attr[0], in<T>(c, 3), nullptr, in<T>(c, 4)));
 }
 
 namespace {

@@ -54,15 +54,15 @@ template <class F> __device__ inline void halve_slices(int slice, int slices, F 
   }
 }
 
-// The two sums that `f` makes of x and g: f.column(sample, column, n, wide) is what it wants to know of a pack of columns,
-// f.add(that, x, g, row, s0, s1) adds one row.
+// The two sums that `f` makes of x and g: f.column(place, lanes) is what it wants to know of a pack of columns (all threads
+// call it), f.add(that, x, g, row, s0, s1) adds one row.
 template <class T, class F>
 __global__ void __launch_bounds__(kColumnThreads, 2)
 column_sums(const T* x, const T* g, F f, ColumnGrid s, double* partial, bool wide) {
   constexpr int N = kPack<T>, kAhead = 4;
   __shared__ double sums[2 * N][kColumnThreads];
   const ColumnPlace<T> at(s, blockIdx.x);
-  const auto own = f.column(at.sample, at.column, at.n, wide);
+  const auto own = f.column(at, s.lanes);
   double total[2 * N] = {};
   T s0[N] = {}, s1[N] = {};
   int held = 0;

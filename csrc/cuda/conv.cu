@@ -1,7 +1,28 @@
 // Convolutions of float32 and float64, for this unit's kernels and for the other units (convolve.h).
 //
-// "gemm" and "direct" are one here: the product whose matrix of pixels is never formed.
+// "gemm" and "direct" are one here: the product whose matrix of pixels is never formed. Filters of 1 x 1 are plain products,
+// which cuBLAS may serve.
 #include "conv_passes.h"
+#include "cublas.h"
+
+namespace {
+
+// What remains to be done with sums that are in layer.h, or in layer.y.
+template <class T> struct Finish {
+  Layer<T> layer;
+  int64_t columns;
+  __device__ void operator()(int64_t i) const {
+    T v = layer.h ? layer.h[i] : layer.y[i];
+    if (layer.bias) v += layer.bias[i % columns];
+    if (layer.residual) v += layer.residual[i];
+    if (layer.h) layer.h[i] = v;
+    layer.y[i] = activate(layer.activation, v);
+  }
+};
+
+inline int64_t pixels(const Conv& s) { return s.n * s.h * s.w; }
+
+}  // namespace
 
 namespace generant::GENERANT_NAMESPACE {
 
@@ -24,11 +45,16 @@ template <class T> inline ConvAlgorithm dx_variant(const Conv& s, ConvAlgorithm 
 }
 
 template <class T> int64_t conv_forward_bytes(const Conv& s, ConvAlgorithm asked) {
+  if (s.pointwise()) return cublas_bytes<T>(kRows, pixels(s), s.o, s.c);
   const ConvAlgorithm variant = forward_variant<T>(s, asked);
   return variant == kGemm ? 0 : winograd_bytes(s, variant, false);
 }
 template <class T>
 void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer, ConvAlgorithm asked, void* scratch) {
+  if (s.pointwise() && cublas_product<T>(c, kRows, pixels(s), s.o, s.c, x, false, w, false, layer.h ? layer.h : layer.y, scratch)) {
+    if (layer.bias || layer.residual || layer.h || layer.activation) each(c, pixels(s) * s.o, Finish<T>{layer, s.o});
+    return;
+  }
   if constexpr (sizeof(T) == 4) {
     const ConvAlgorithm variant = forward_variant<T>(s, asked);
     if (variant != kGemm) return winograd_forward(c, s, variant, x, w, layer, scratch);
@@ -37,10 +63,12 @@ void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const La
 }
 
 template <class T> int64_t conv_dx_bytes(const Conv& s, ConvAlgorithm asked) {
+  if (s.pointwise()) return cublas_bytes<T>(kRows, pixels(s), s.c, s.o);
   const ConvAlgorithm variant = dx_variant<T>(s, asked);
   return variant == kGemm ? 0 : winograd_bytes(s, variant, true);
 }
 template <class T> void conv_dx(const Call& c, const Conv& s, const T* g, const T* w, T* dx, ConvAlgorithm asked, void* scratch) {
+  if (s.pointwise() && cublas_product<T>(c, kRows, pixels(s), s.c, s.o, g, false, w, true, dx, scratch)) return;
   if constexpr (sizeof(T) == 4) {
     const ConvAlgorithm variant = dx_variant<T>(s, asked);
     if (variant != kGemm) return winograd_dx(c, s, variant, g, w, dx, scratch);
@@ -48,8 +76,12 @@ template <class T> void conv_dx(const Call& c, const Conv& s, const T* g, const 
   backward_pass<kPlain<T>, T>(c, s, g, w, dx);
 }
 
-template <class T> int64_t conv_dw_bytes(const Conv& s) { return filter_bytes<kPlain<T>>(s); }
+template <class T> int64_t conv_dw_bytes(const Conv& s) {
+  const int64_t own = filter_bytes<kPlain<T>>(s), of_cublas = s.pointwise() ? cublas_bytes<T>(kSumOverRows, s.c, s.o, pixels(s)) : 0;
+  return own > of_cublas ? own : of_cublas;
+}
 template <class T> void conv_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch) {
+  if (s.pointwise() && cublas_product<T>(c, kSumOverRows, s.c, s.o, pixels(s), x, true, g, false, dw, scratch)) return;
   filter_pass<kPlain<T>, T>(c, s, x, g, dw, scratch);
 }
 

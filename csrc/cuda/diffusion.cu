@@ -36,8 +36,8 @@ void combined(const Call& c, const Array& x, const T* other, const uint64_t* key
   if (n == 0) return;
   const T* p = static_cast<const T*>(x.data);
   T* y = out<T>(c);
-  const bool aligned = on_quad(p) && on_quad(y) && on_quad(other);
-  launch(c, combine<T, F>, grid_of(ceil_div(n, 4 * kQuadThreads)), kQuadThreads, 0, p, other, key, k0, k1, y, n, n / x.shape[0], f, aligned);
+  launch(c, combine<T, F>, grid_of(ceil_div(n, 4 * kQuadThreads)), kQuadThreads, 0, p, other, key, k0, k1, y, n, n / x.shape[0], f,
+         on_quad(p) && on_quad(y) && on_quad(other));
 }
 
 template <class T> struct Mix {
@@ -108,16 +108,10 @@ template <class T> __global__ void __launch_bounds__(kQuadThreads) loss_of_rows(
 
 template <class T> __global__ void __launch_bounds__(kQuadThreads) loss_of_pieces(Loss<T> loss, int64_t pieces, double* partial) {
   __shared__ double room[kWarp];
-  const int64_t i = quotient(blockIdx.x, pieces), begin = (blockIdx.x - i * pieces) * kPiece, end = begin + kPiece < loss.row ? begin + kPiece : loss.row;
-  const double sum = block_sum(loss.squares(i, i * loss.row + begin, i * loss.row + end, int(threadIdx.x), kQuadThreads), room);
+  const Piece p = piece_of_block(loss.row, pieces, kPiece);
+  const int64_t first = p.row * loss.row;
+  const double sum = block_sum(loss.squares(p.row, first + p.begin, first + p.end, int(threadIdx.x), kQuadThreads), room);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-
-// The sum of part k of `parts` over the pieces of a row, by a warp.
-__device__ inline double sum_of_pieces(const double* partial, int64_t pieces, int parts = 1, int k = 0) {
-  double sum = 0;
-  for (int64_t p = threadIdx.x % kWarp; p < pieces; p += kWarp) sum += partial[p * parts + k];
-  return warp_sum(sum);
 }
 
 template <class T> __global__ void __launch_bounds__(kQuadThreads) finish_loss(Loss<T> loss, int64_t pieces, const double* partial) {
@@ -249,12 +243,12 @@ template <class T>
 __global__ void __launch_bounds__(kQuadThreads)
 spread_of_pieces(const T* prediction, const T* uncond, const double* coef, int64_t row, int64_t pieces, double* partial) {
   __shared__ double room[kWarp];
-  const int64_t i = quotient(blockIdx.x, pieces), begin = (blockIdx.x - i * pieces) * kPiece, end = begin + kPiece < row ? begin + kPiece : row;
-  const T *p = prediction + i * row, *u = uncond + i * row;
+  const Piece piece = piece_of_block(row, pieces, kPiece);
+  const T *p = prediction + piece.row * row, *u = uncond + piece.row * row;
   const double a = coef[kAP], b = coef[kAU], both = a + b;
   const double guided = a * double(p[0]) + b * double(u[0]), alone = both * double(p[0]);
   double sums[4] = {};
-  for (int64_t e = begin + threadIdx.x; e < end; e += blockDim.x) {
+  for (int64_t e = piece.begin + threadIdx.x; e < piece.end; e += blockDim.x) {
     const double v = a * double(p[e]) - guided + b * double(u[e]), w = both * double(p[e]) - alone;
     sums[0] += v, sums[1] += v * v, sums[2] += w, sums[3] += w * w;
   }
@@ -266,7 +260,8 @@ spread_of_pieces(const T* prediction, const T* uncond, const double* coef, int64
 }
 
 template <class T>
-__global__ void __launch_bounds__(kQuadThreads) rescales(const double* partial, int64_t rows, int64_t row, int64_t pieces, double rescale, T* scale) {
+__global__ void __launch_bounds__(kQuadThreads)
+rescales(const double* partial, int64_t rows, int64_t row, int64_t pieces, double rescale, T* scale) {
   const int64_t i = global_thread() / kWarp;
   if (i >= rows) return;                             // whole warps
   double sums[4];
@@ -321,9 +316,10 @@ KERNEL_SCRATCH(sampler_step, step_bytes) {
   if (r.count > 1 && r.row % 4 != 0) s.aligned = false;
   const dim3 grid = grid_of(ceil_div(r.quads(), kQuadThreads));
   if (room.rescaled) {
-    launch(c, spread_of_pieces<T>, grid_of(room.rows * room.pieces), kQuadThreads, 0, s.prediction, s.uncond, s.coef, room.row, room.pieces, room.partial);
-    launch(c, rescales<T>, grid_of(ceil_div(room.rows * kWarp, kQuadThreads)), kQuadThreads, 0, room.partial, room.rows, room.row, room.pieces,
-           c.attr[kRescale], room.scale);
+    launch(c, spread_of_pieces<T>, grid_of(room.rows * room.pieces), kQuadThreads, 0, s.prediction, s.uncond, s.coef, room.row,
+           room.pieces, room.partial);
+    launch(c, rescales<T>, grid_of(ceil_div(room.rows * kWarp, kQuadThreads)), kQuadThreads, 0, room.partial, room.rows, room.row,
+           room.pieces, c.attr[kRescale], room.scale);
     s.scale = room.scale;
   }
   if (room.bounded) {

@@ -1,5 +1,5 @@
 // Group normalisation with modulation and activation, forward and backward; see csrc/cpu/norm_sample.h.
-#include "group_norm_bwd.h"
+#include "slab.h"
 
 namespace {
 
@@ -9,34 +9,33 @@ inline int64_t positions(const Array& x) {
   return n;
 }
 
-template <class T> inline ColumnGrid grid_of_sample(const Array& x) { return column_grid<T>(positions(x), last(x)); }
+// gain, bias, scale, shift from input `first` on; statistics of the forward pass, or null.
+template <class T> inline NormAffine<T> affine_of(const Call& c, int first, int64_t channels, const T* means, const T* rstds) {
+  return {in<T>(c, first), in<T>(c, first + 1), in<T>(c, first + 2), in<T>(c, first + 3), channels, int(channels / int64_t(c.attr[0])),
+          c.attr[1],       means,               rstds,               nullptr,             nullptr,  nullptr};
+}
 
 template <class T> int64_t forward_bytes(const Call& c) {
-  const int64_t n = c.in[0].shape[0];
-  return (grid_of_sample<T>(c.in[0]).partials(n) + 2 * n * int64_t(c.attr[0])) * int64_t(sizeof(double));
+  const Array& x = c.in[0];
+  return norm_forward_bytes<T>(x.shape[0], positions(x), last(x), int64_t(c.attr[0]));
 }
 template <class T> int64_t backward_bytes(const Call& c) {
-  return norm_backward_bytes<T>(c.in[1].shape[0], grid_of_sample<T>(c.in[1]), int64_t(c.attr[0]));
+  const Array& x = c.in[1];
+  return norm_backward_bytes<T>(x.shape[0], positions(x), last(x), int64_t(c.attr[0]));
 }
 
 }  // namespace
 
 KERNEL_SCRATCH(group_norm, forward_bytes) {
-  const int64_t n = c.in[0].shape[0], groups = int64_t(c.attr[0]), channels = last(c.in[0]);
-  const ColumnGrid s = grid_of_sample<T>(c.in[0]);
-  const T* x = in<T>(c, 0);
-  double *partial = static_cast<double*>(c.scratch), *mean = partial + s.partials(n), *rstd = mean + n * groups;
-  group_moments(c, x, n, s, groups, c.attr[1], partial, mean, rstd, out<T>(c, 1), out<T>(c, 2));
-  const NormAffine<T> affine{in<T>(c, 1), in<T>(c, 2), in<T>(c, 3), in<T>(c, 4), channels, int(channels / groups), mean, rstd, nullptr, nullptr, nullptr, 0};
-  auto run = c.attr[2] == 1 ? apply_norm<T, true> : apply_norm<T, false>;
-  run(c, x, out<T>(c), n, s, affine);
+  const Array& x = c.in[0];
+  auto run = c.attr[2] == 1 ? norm_forward<T, true> : norm_forward<T, false>;
+  run(c, in<T>(c, 0), out<T>(c), x.shape[0], positions(x), int64_t(c.attr[0]), affine_of<T>(c, 1, last(x), nullptr, nullptr), out<T>(c, 1),
+      out<T>(c, 2));
 }
 
 KERNEL_SCRATCH(group_norm_bwd, backward_bytes) {
-  const int64_t n = c.in[1].shape[0], groups = int64_t(c.attr[0]), channels = last(c.in[1]);
-  const ColumnGrid s = grid_of_sample<T>(c.in[1]);
-  const NormAffine<T> affine{in<T>(c, 2), in<T>(c, 3), in<T>(c, 4), in<T>(c, 5), channels, int(channels / groups), nullptr, nullptr, in<T>(c, 6), in<T>(c, 7), nullptr, 0};
-  const NormGradients<T> d{out<T>(c, 0), out<T>(c, 1), out<T>(c, 2), out<T>(c, 3), out<T>(c, 4)};
+  const Array& x = c.in[1];
   auto run = c.attr[2] == 1 ? norm_backward<T, true> : norm_backward<T, false>;
-  run(c, in<T>(c, 0), in<T>(c, 1), n, s, affine, d);
+  run(c, in<T>(c, 0), in<T>(c, 1), x.shape[0], positions(x), int64_t(c.attr[0]), affine_of<T>(c, 2, last(x), in<T>(c, 6), in<T>(c, 7)),
+      {out<T>(c, 0), out<T>(c, 1), out<T>(c, 2), out<T>(c, 3), out<T>(c, 4)});
 }

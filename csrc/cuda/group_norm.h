@@ -44,19 +44,22 @@ __device__ inline void merge_moments(double& na, double& mean, double& m2, doubl
 // Mean and squared deviations of every channel over a chunk of rows: partial (sample, chunk, 2, c).
 template <class T> __global__ void __launch_bounds__(kColumnThreads, 2) column_moments(const T* x, ColumnGrid s, double* partial, bool wide) {
   constexpr int N = kPack<T>, kAhead = 8;
-  __shared__ double means[N][kColumnThreads], squares[N][kColumnThreads], counts[kColumnThreads];
+  __shared__ double means[N][kColumnThreads], squares[N][kColumnThreads];
+  __shared__ int counts[kColumnThreads];
   const ColumnPlace<T> at(s, blockIdx.x);
-  Moments m[N];
-  const T* from = x + (at.sample * s.rows) * s.c + at.column;
-  for (int64_t r = at.begin; r < at.end && at.n > 0;) {
+  T base[N] = {};                                    // the first run's `near`: all sums are of deviations from it
+  double d1[N] = {}, d2[N] = {};
+  int n = 0;
+  const T* from = x + (at.sample * s.rows + at.begin) * s.c + at.column;
+  const int64_t step = int64_t(s.slices) * s.c;
+  for (int left = at.n > 0 && at.begin < at.end ? int((at.end - at.begin + s.slices - 1) / s.slices) : 0; left > 0;) {
     T near[N], s1[N] = {}, s2[N] = {};
     int held = 0;
-    for (; held < kColumnRun && r < at.end; r += kAhead * s.slices) {
+    for (; held < kColumnRun && left > 0; from += kAhead * step) {
       PackOf<T> a[kAhead];
-      const int64_t left = (at.end - r + s.slices - 1) / s.slices;
       GENERANT_UNROLL
-      for (int k = 0; k < kAhead; ++k) a[k] = load_pack(from + (r + k * s.slices) * s.c, k < left ? at.n : 0, wide);
-      const int count = left < kAhead ? int(left) : kAhead;
+      for (int k = 0; k < kAhead; ++k) a[k] = load_pack(from + k * step, k < left ? at.n : 0, wide);
+      const int count = left < kAhead ? left : kAhead;
       if (held == 0) {
         GENERANT_UNROLL
         for (int l = 0; l < N; ++l) {
@@ -76,31 +79,35 @@ template <class T> __global__ void __launch_bounds__(kColumnThreads, 2) column_m
             s2[l] += d * d;
           }
         }
-      held += kAhead < left ? kAhead : count;
+      held += count, left -= count;
     }
     GENERANT_UNROLL
     for (int l = 0; l < N; ++l) {
-      const double shift = double(s1[l]) / held;
-      m[l].add(double(near[l]) + shift, double(s2[l]) - double(s1[l]) * shift, held);
+      if (n == 0) base[l] = near[l];
+      const double e = double(near[l]) - double(base[l]), sum = double(s1[l]);
+      d1[l] += sum + held * e, d2[l] += double(s2[l]) + e * (2 * sum + held * e);
     }
+    n += held;
   }
-  double n = m[0].n, mean[N], m2[N];
+  double mean[N], m2[N];
   GENERANT_UNROLL
   for (int l = 0; l < N; ++l) {
-    mean[l] = m[l].mean(), m2[l] = m[l].squares();
+    const double shift = n > 0 ? d1[l] / n : 0;
+    mean[l] = double(base[l]) + shift, m2[l] = d2[l] - d1[l] * shift;
+    if (m2[l] < 0) m2[l] = 0;
     means[l][threadIdx.x] = mean[l], squares[l][threadIdx.x] = m2[l];
   }
   counts[threadIdx.x] = n;
   halve_slices(at.slice, s.slices, [&](int slice) {
     const int other = slice * s.lanes + at.lane;
-    double count = n;
+    const int more = counts[other];
     GENERANT_UNROLL
     for (int l = 0; l < N; ++l) {
-      count = n;
-      merge_moments(count, mean[l], m2[l], counts[other], means[l][other], squares[l][other]);
+      double count = n;
+      merge_moments(count, mean[l], m2[l], more, means[l][other], squares[l][other]);
       means[l][threadIdx.x] = mean[l], squares[l][threadIdx.x] = m2[l];
     }
-    counts[threadIdx.x] = n = count;
+    counts[threadIdx.x] = n += more;
   });
   if (at.slice != 0) return;
   double* to = partial + (at.sample * s.chunks + at.chunk) * 2 * s.c + at.column;
@@ -111,7 +118,7 @@ constexpr int kGroupThreads = 256;
 
 // Mean and 1 / sqrt(variance + eps) of every (sample, group), one block each, from the moments of its channels and chunks.
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
 merge_groups(const double* partial, ColumnGrid s, int64_t groups, double eps, double* mean, double* rstd, T* means, T* rstds) {
   __shared__ double parts[3][kGroupThreads / kWarp];
   const int64_t i = blockIdx.x / groups, each = s.c / groups, first = blockIdx.x % groups * each;
@@ -148,36 +155,41 @@ inline void group_moments(const Call& c, const T* x, int64_t n, const ColumnGrid
 
 // ---- the output -----------------------------------------------------------------------------------------------------
 
-template <class T> struct Folded { T centre[kPack<T>], a[kPack<T>], b[kPack<T>]; };
+template <class T> struct Folded { PackOf<T> centre, a, b; };   // of a pack of channels
 
 // Where the statistics of (sample, group) come from, and the parameters. scale and shift (n, c) may be null.
 template <class T> struct NormAffine {
   const T *gain, *bias, *scale, *shift;
   int64_t c;
   int each;                                          // channels per group
-  const double *mean, *rstd;                         // or, if null,
-  const T *means, *rstds;                            // the same in T; or, if rstds is null,
-  const T* vars;                                     // the variance, and
   double eps;
+  const T *means, *rstds;                            // of (sample, group), in T; if rstds is null there is
+  const T* vars;                                     // the variance, to which eps is added;
+  const double *mean, *rstd;                         // or all of it in double
 
   __device__ int64_t group(int64_t sample, int64_t channel) const { return sample * (c / each) + uint32_t(channel) / uint32_t(each); }
   __device__ double mean_of(int64_t g) const { return mean ? mean[g] : double(means[g]); }
   __device__ double rstd_of(int64_t g) const { return rstd ? rstd[g] : rstds ? double(rstds[g]) : 1.0 / sqrt(double(vars[g]) + eps); }
   __device__ double one_scale(int64_t sample, int64_t channel) const { return scale ? 1.0 + double(scale[sample * c + channel]) : 1.0; }
 
-  // For channels `column` ... of which n are there.
-  __device__ Folded<T> fold(int64_t sample, int64_t column, int64_t n) const {
-    Folded<T> f{};
-    each_lane<T>(n, [&](int k) {
-      const int64_t j = column + k, g = group(sample, j);
-      fold_k(f, k, sample, j, mean_of(g), rstd_of(g));
-    });
-    return f;
+  // Channel j: centre, a and b.
+  __device__ void fold(int64_t sample, int64_t j, double m, double r, T& centre, T& a, T& b) const {
+    centre = T(m);
+    fold_channel(m, r, double(gain[j]), double(bias[j]), one_scale(sample, j), shift ? double(shift[sample * c + j]) : 0.0, centre, a, b);
   }
-  __device__ void fold_k(Folded<T>& f, int k, int64_t sample, int64_t j, double m, double r) const {
-    f.centre[k] = T(m);
-    fold_channel(m, r, double(gain[j]), double(bias[j]), one_scale(sample, j), shift ? double(shift[sample * c + j]) : 0.0, f.centre[k], f.a[k],
-                 f.b[k]);
+  // The same of all channels of a block, by one thread each, handed to those that want them: channels first ... first +
+  // lanes packs, of which this thread has pack `lane`. Every thread of the block has to call it.
+  __device__ Folded<T> fold_tile(int64_t sample, int64_t first, int lane, int lanes) const {
+    constexpr int N = kPack<T>;
+    __shared__ PackOf<T> tile[3][kWarp];
+    for (int e = threadIdx.x; e < lanes * N; e += blockDim.x) {
+      T f[3] = {};
+      const int64_t g = group(sample, first + e);
+      if (first + e < c) fold(sample, first + e, mean_of(g), rstd_of(g), f[0], f[1], f[2]);
+      for (int k = 0; k < 3; ++k) tile[k][e / N].v[e % N] = f[k];
+    }
+    __syncthreads();
+    return {tile[0][lane], tile[1][lane], tile[2][lane]};
   }
 };
 
@@ -185,7 +197,7 @@ template <class T, bool kSilu> __device__ inline PackOf<T> normalised(const Pack
   PackOf<T> y;
   GENERANT_UNROLL
   for (int k = 0; k < kPack<T>; ++k) {
-    const T u = (x.v[k] - f.centre[k]) * f.a[k] + f.b[k];
+    const T u = (x.v[k] - f.centre.v[k]) * f.a.v[k] + f.b.v[k];
     if constexpr (kSilu) y.v[k] = Silu::f<T>(u);
     else y.v[k] = u;
   }
@@ -202,14 +214,13 @@ template <class T> inline ColumnGrid apply_grid(const ColumnGrid& s, int ahead) 
 constexpr int kApplyRows = 8;
 
 template <class T, bool kSilu>
-__global__ void __launch_bounds__(kColumnThreads, 3) norm_apply(const T* x, T* y, NormAffine<T> affine, ColumnGrid s, bool wide) {
+__global__ void __launch_bounds__(kColumnThreads, 2) norm_apply(const T* x, T* y, NormAffine<T> affine, ColumnGrid s, bool wide) {
   const ColumnPlace<T> at(s, int64_t(gridDim.x) - 1 - blockIdx.x);
-  if (at.n <= 0) return;
   const int64_t first = (at.sample * s.rows + at.begin) * s.c + at.column, step = int64_t(s.slices) * s.c;
   PackOf<T> a[kApplyRows];
   GENERANT_UNROLL
   for (int k = 0; k < kApplyRows; ++k) a[k] = load_pack(x + first + k * step, at.begin + k * s.slices < at.end ? at.n : 0, wide);
-  const Folded<T> f = affine.fold(at.sample, at.column, at.n);
+  const Folded<T> f = affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, s.lanes);
   GENERANT_UNROLL
   for (int k = 0; k < kApplyRows; ++k)
     store_pack(y + first + k * step, normalised<T, kSilu>(a[k], f), at.begin + k * s.slices < at.end ? at.n : 0, wide);

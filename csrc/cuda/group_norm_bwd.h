@@ -16,11 +16,13 @@ template <class T, bool kSilu> __device__ inline T slope(T g, T z, T a, T b) {  
 template <class T, bool kSilu> struct GroupSums {
   NormAffine<T> affine;
   using Column = Folded<T>;
-  __device__ Column column(int64_t sample, int64_t column, int64_t n, bool) const { return affine.fold(sample, column, n); }
+  __device__ Column column(const ColumnPlace<T>& at, int lanes) const {
+    return affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, lanes);
+  }
   __device__ void add(const Column& f, const PackOf<T>& x, const PackOf<T>& g, int64_t, T* s0, T* s1) const {
     GENERANT_UNROLL
     for (int k = 0; k < kPack<T>; ++k) {
-      const T z = x.v[k] - f.centre[k], du = slope<T, kSilu>(g.v[k], z, f.a[k], f.b[k]);
+      const T z = x.v[k] - f.centre.v[k], du = slope<T, kSilu>(g.v[k], z, f.a.v[k], f.b.v[k]);
       s0[k] += du;
       s1[k] += du * z;
     }
@@ -48,7 +50,7 @@ template <class T> __device__ inline Rest<T> rest_of(double rstd, double mean_t,
 
 // One block per (sample, group): up to 32 channels side by side, chunks dealt out to the slices. rest: (n, groups).
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads)
+__global__ void __launch_bounds__(kGroupThreads, 4)
 group_gradients(const double* partial, NormAffine<T> affine, ColumnGrid s, int lanes, ChannelGradients<T> d, Rest<T>* rest) {
   __shared__ double sums[2][kGroupThreads], shared[kWarp];
   const int64_t groups = s.c / affine.each, i = blockIdx.x / groups, first = blockIdx.x % groups * affine.each;
@@ -79,8 +81,8 @@ template <class T, bool kSilu> __device__ inline PackOf<T> input_gradient(const 
   PackOf<T> d;
   GENERANT_UNROLL
   for (int k = 0; k < kPack<T>; ++k) {
-    const T z = x.v[k] - f.centre[k];
-    d.v[k] = slope<T, kSilu>(g.v[k], z, f.a[k], f.b[k]) * f.a[k] + (z * rest[k].q + rest[k].o);
+    const T z = x.v[k] - f.centre.v[k];
+    d.v[k] = slope<T, kSilu>(g.v[k], z, f.a.v[k], f.b.v[k]) * f.a.v[k] + (z * rest[k].q + rest[k].o);
   }
   return d;
 }
@@ -91,8 +93,8 @@ template <class T, bool kSilu>
 __global__ void __launch_bounds__(kColumnThreads, 2)
 norm_gradient(const T* x, const T* g, NormAffine<T> affine, const Rest<T>* rests, T* dx, ColumnGrid s, bool wide) {
   const ColumnPlace<T> at(s, int64_t(gridDim.x) - 1 - blockIdx.x);
+  const Folded<T> f = affine.fold_tile(at.sample, at.column - at.lane * kPack<T>, at.lane, s.lanes);
   if (at.n <= 0) return;
-  const Folded<T> f = affine.fold(at.sample, at.column, at.n);
   Rest<T> rest[kPack<T>] = {};
   each_lane<T>(at.n, [&](int k) { rest[k] = rests[affine.group(at.sample, at.column + k)]; });
   for (int64_t r = at.begin; r < at.end; r += kGradientRows * s.slices) {
@@ -109,9 +111,9 @@ norm_gradient(const T* x, const T* g, NormAffine<T> affine, const Rest<T>* rests
   }
 }
 
-// Scratch of norm_backward in bytes: partial sums, what is added to every channel's dgain and dbias, Rest of every group.
+// Scratch of two_pass_backward in bytes: partial sums, what is added to every channel's dgain and dbias, Rest of every group.
 inline int64_t backward_doubles(int64_t n, const ColumnGrid& s) { return s.partials(n) + 2 * n * s.c; }
-template <class T> inline int64_t norm_backward_bytes(int64_t n, const ColumnGrid& s, int64_t groups) {
+template <class T> inline int64_t two_pass_bytes(int64_t n, const ColumnGrid& s, int64_t groups) {
   return backward_doubles(n, s) * int64_t(sizeof(double)) + n * groups * int64_t(sizeof(Rest<T>));
 }
 
@@ -125,7 +127,7 @@ template <class T> inline void parameter_gradients(const Call& c, const double* 
 }
 
 template <class T, bool kSilu>
-inline void norm_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine, const NormGradients<T>& d) {
+inline void two_pass_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine, const NormGradients<T>& d) {
   const int64_t groups = s.c / affine.each;
   double *partial = static_cast<double*>(c.scratch), *parameters = partial + s.partials(n);
   Rest<T>* rest = reinterpret_cast<Rest<T>*>(partial + backward_doubles(n, s));

@@ -77,7 +77,7 @@ norm_rows_bwd(const T* g, const T* x, const T* gain, const T* means, const T* rs
 template <class T> struct ParameterSums {
   const T *means, *rstds;                            // means may be null
   struct Column {};
-  __device__ Column column(int64_t, int64_t, int64_t, bool) const { return {}; }
+  __device__ Column column(const ColumnPlace<T>&, int) const { return {}; }
   __device__ void add(Column, const PackOf<T>& x, const PackOf<T>& g, int64_t row, T* s0, T* s1) const {
     const T mean = means ? means[row] : T(0), rstd = rstds[row];
     GENERANT_UNROLL

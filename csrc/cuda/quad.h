@@ -4,6 +4,7 @@
 #pragma once
 #include "../philox_one.h"
 #include "elementwise.h"
+#include "pieces.h"
 
 namespace {
 
@@ -32,11 +33,6 @@ template <class T> __device__ inline void write(T* p, const Quad<T>& a, int m, b
 }
 
 __device__ inline int left(int64_t e, int64_t end) { return end - e < 4 ? int(end - e) : 4; }
-
-// a / b; in 32 bits where both fit, which is four times as fast.
-__device__ inline int64_t quotient(int64_t a, int64_t b) {
-  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
-}
 
 // `count` rows of `row` elements as one sequence of quads, no quad across two rows.
 struct Rows {

@@ -6,7 +6,7 @@
 #pragma once
 #include "../carve.h"
 #include "../quantile.h"
-#include "block.h"
+#include "pieces.h"
 
 namespace {
 
@@ -86,7 +86,8 @@ template <class T, class U> __device__ inline T finish_quantile(const Sought<T>&
 }
 
 // f(row, quantile), in thread 0 of a block per row.
-template <class T, class F> __global__ void __launch_bounds__(kQuantileThreads) quantile_of_row(const T* a, int64_t n, QuantilePlace place, F f) {
+template <class T, class F>
+__global__ void __launch_bounds__(kQuantileThreads) quantile_of_row(const T* a, int64_t n, QuantilePlace place, F f) {
   typedef typename BitsOf<T>::type U;
   __shared__ uint32_t counts[kDigitValues];
   __shared__ ChoiceRoom room;
@@ -109,7 +110,10 @@ template <class T, class F> __global__ void __launch_bounds__(kQuantileThreads) 
 // ---- rows in pieces ----
 
 __device__ inline void lower(uint32_t* p, uint32_t v) { atomicMin(p, v); }
-__device__ inline void lower(uint64_t* p, uint64_t v) { atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v)); }
+__device__ inline void lower(uint64_t* p, uint64_t v) {
+  using Wide = unsigned long long;                   // the one type of 64 bits that CUDA's atomics know
+  atomicMin(reinterpret_cast<Wide*>(p), Wide(v));
+}
 
 template <class T, class U> __global__ void begin_quantiles(Sought<T>* sought, U* above, int64_t rows, int64_t n, int64_t rank) {
   const int64_t i = global_thread();
@@ -117,25 +121,27 @@ template <class T, class U> __global__ void begin_quantiles(Sought<T>* sought, U
 }
 
 template <class T, class U>
-__global__ void __launch_bounds__(kQuantileThreads) count_piece(const T* a, int64_t n, int64_t pieces, const Sought<T>* sought, U* above, uint32_t* counts) {
+__global__ void __launch_bounds__(kQuantileThreads)
+count_piece(const T* a, int64_t n, int64_t pieces, const Sought<T>* sought, U* above, uint32_t* counts) {
   __shared__ uint32_t own[kDigitValues];
   __shared__ U least[kWarp];
-  const int64_t i = blockIdx.x / pieces, begin = blockIdx.x % pieces * kQuantilePiece, end = begin + kQuantilePiece < n ? begin + kQuantilePiece : n;
+  const Piece p = piece_of_block(n, pieces, kQuantilePiece);
   for (int k = int(threadIdx.x); k < kDigitValues; k += kQuantileThreads) own[k] = 0;
   __syncthreads();
-  const Sought<T> s = sought[i];
-  U seen = count_digits(a + i * n, begin, end, s, own, ~U(0));
+  const Sought<T> s = sought[p.row];
+  U seen = count_digits(a + p.row * n, p.begin, p.end, s, own, ~U(0));
   __syncthreads();
   for (int k = int(threadIdx.x); k < kDigitValues; k += kQuantileThreads)
-    if (own[k]) atomicAdd(counts + i * kDigitValues + k, own[k]);
+    if (own[k]) atomicAdd(counts + p.row * kDigitValues + k, own[k]);
   if (s.low() == 0) {
     seen = block_reduce(seen, Min{}, ~U(0), least);
-    if (threadIdx.x == 0) lower(above + i, seen);
+    if (threadIdx.x == 0) lower(above + p.row, seen);
   }
 }
 
 template <class T, class U, class F>
-__global__ void __launch_bounds__(kQuantileThreads) choose(int64_t n, QuantilePlace place, Sought<T>* sought, const U* above, uint32_t* counts, F f) {
+__global__ void __launch_bounds__(kQuantileThreads)
+choose(int64_t n, QuantilePlace place, Sought<T>* sought, const U* above, uint32_t* counts, F f) {
   __shared__ ChoiceRoom room;
   const int64_t i = blockIdx.x;
   Sought<T> s = sought[i];
@@ -172,7 +178,8 @@ inline void quantiles(const Call& c, const T* a, int64_t rows, int64_t n, double
   }
   const int64_t pieces = ceil_div(n, kQuantilePiece);
   clear(c, room.counts, size_t(rows) * kDigitValues * sizeof(uint32_t));
-  launch(c, begin_quantiles<T, U>, grid_of(ceil_div(rows, kQuantileThreads)), kQuantileThreads, 0, room.sought, room.above, rows, n, place.rank);
+  launch(c, begin_quantiles<T, U>, grid_of(ceil_div(rows, kQuantileThreads)), kQuantileThreads, 0, room.sought, room.above, rows, n,
+         place.rank);
   for (int known = Sought<T>::kBits; known > 0; known -= kDigit) {
     launch(c, count_piece<T, U>, grid_of(rows * pieces), kQuantileThreads, 0, a, n, pieces, room.sought, room.above, room.counts);
     launch(c, choose<T, U, F>, grid_of(rows), kQuantileThreads, 0, n, place, room.sought, room.above, room.counts, f);

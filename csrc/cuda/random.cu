@@ -6,7 +6,8 @@ namespace {
 constexpr int kAhead = 4;                            // counters of a thread: they share the keys of ten rounds
 
 // y[0, n) = Draw's numbers of the key.
-template <class T, class Draw> __global__ void __launch_bounds__(kQuadThreads) fill_random(const uint64_t* key, T* y, int64_t n, bool aligned) {
+template <class T, class Draw>
+__global__ void __launch_bounds__(kQuadThreads) fill_random(const uint64_t* key, T* y, int64_t n, bool aligned) {
   const uint64_t seed = key[0], stream = key[1];
   const uint64_t first = uint64_t(blockIdx.x) * (kAhead * kQuadThreads);  // below a multiple of itself: no carry into the upper word
   T z[kAhead][4];
@@ -72,7 +73,8 @@ KERNEL(normals) {
 
 KERNEL(philox) {
   const int64_t n = c.in[0].shape[0];
-  launch(c, philox_blocks, grid_of(ceil_div(n, kQuadThreads)), kQuadThreads, 0, in<uint32_t>(c, 0), in<uint32_t>(c, 1), out<uint32_t>(c), n);
+  launch(c, philox_blocks, grid_of(ceil_div(n, kQuadThreads)), kQuadThreads, 0, in<uint32_t>(c, 0), in<uint32_t>(c, 1),
+         out<uint32_t>(c), n);
 }
 
 KERNEL(advance_) { launch(c, advance, 1, kWarp, 0, static_cast<uint64_t*>(c.in[0].data)); }

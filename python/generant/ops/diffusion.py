@@ -3,6 +3,10 @@
 Both are linear combinations of a few arrays and of noise that is generated where it is used and never stored, so they
 cost one read of each input and one write. A sampler is a table of coefficients; what distinguishes DDIM, Euler, Heun,
 DPM-Solver++ or an ancestral step is a row of that table, not a kernel.
+
+Kernels with fused multiply-add give the same bits on the CPU and on a GPU, noise and thresholds included. Only sums
+over a sample, those of denoising_loss and of `rescale`, are made in an order of each device's own, in double: what is
+made of them agrees to the last bit or two in float32, to 1e-13 in float64.
 """
 import numpy as np
 

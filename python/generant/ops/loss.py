@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _device
 from ._table import fused, op
 from .activation import exp, log, softplus
 from .arithmetic import mul
@@ -182,7 +183,7 @@ def cross_entropy(logits: Any, labels: Any, weight: Any = None, *, label_smoothi
     top = stop_gradient(_max(logits, axis=-1, keepdims=True))
     z = logits - top
     total = _sum(exp(z), axis=-1)
-    at = np.asarray(labels) + k * np.arange(n, dtype=np.int64)
+    at = labels + _device.beside(labels, k * np.arange(n, dtype=np.int64))
     chosen = reshape(gather(reshape(z, shape=(n * k, 1)), at), shape=(n,))
     loss = log(total) - (1.0 - label_smoothing) * chosen
     if label_smoothing:

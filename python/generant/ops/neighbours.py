@@ -153,7 +153,7 @@ def _plain(index: Any) -> Any:
     """Indices as an array: nothing flows through them."""
     while type(index) is Var:
         index = index.value
-    return np.asarray(index)
+    return index
 
 
 def _slopes(g: Any, distance: Any) -> Any:

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Var
 from . import _taps
+from ._device import is_device, to_device
 from ._table import op, rule
 from ._taps import image_size, integers
 
@@ -471,4 +473,11 @@ def blur(x: Any, *, taps: tuple = (1.0, 3.0, 3.0, 1.0), up: int = 1, down: int =
     p = h up / down. Zhang (2019); Karras et al. (2020).
     """
     line = np.asarray(taps, np.float64) * (up / sum(taps))
-    return upfirdn2d(x, np.outer(line, line).astype(x.dtype), **_blur_attrs(len(taps), up, down))
+    f = np.outer(line, line).astype(str(x.dtype).removeprefix("torch."))
+    return upfirdn2d(x, to_device(f) if _on_device(x) else f, **_blur_attrs(len(taps), up, down))
+
+
+def _on_device(x: Any) -> bool:
+    while type(x) is Var:
+        x = x.value
+    return is_device(x)

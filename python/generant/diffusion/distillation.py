@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from .objectives.targets import checked_training_levels
 from .plan import Plan
 from .samplers.few_step import ConsistencyScaling
@@ -38,7 +39,7 @@ def consistency_function(network: Callable[..., Any], scaling: ConsistencyScalin
     """
 
     def f(x: Any, sigma: np.ndarray, labels: Any) -> Any:
-        c_skip, c_out, c_in, c_noise = (c.astype(x.dtype) for c in scaling.scalings(sigma))
+        c_skip, c_out, c_in, c_noise = (_device.beside(x, c.astype(x.dtype)) for c in scaling.scalings(sigma))
         column = (len(c_in),) + (1,) * (len(x.shape) - 1)
         said = network(ops.mul(x, c_in.reshape(column)), c_noise, labels)
         return ops.add_noise(x, said, c_skip, c_out)
@@ -129,7 +130,8 @@ def _ends(owner: str, x: Any, levels: Any, index: Any) -> tuple[np.ndarray, np.n
 
 def _distance(x: Any, near: Any, far: Any, low: np.ndarray, high: np.ndarray, c: float | None, weight: Any) -> Any:
     weights = 1 / (high - low) if weight is None else np.asarray(weight(low, high), np.float64)
-    return ops.mean(ops.mul(pseudo_huber(far, ops.stop_gradient(near), c=c), weights.astype(x.dtype)))
+    weights = _device.beside(x, weights.astype(x.dtype))
+    return ops.mean(ops.mul(pseudo_huber(far, ops.stop_gradient(near), c=c), weights))
 
 
 def consistency_training_loss(
@@ -152,9 +154,9 @@ def consistency_training_loss(
     1 / (s' - s) unless given. Returns a scalar. Song and Dhariwal (2024), eq. 7 and section 3.4.
     """
     low, high = _ends("consistency_training_loss", x, levels, index)
-    one = np.ones(len(low), x.dtype)
-    far = f(ops.q_sample(x, one, high.astype(x.dtype), key), high, labels)
-    near = (fixed or f)(ops.q_sample(x, one, low.astype(x.dtype), key), low, labels)
+    one, at_high, at_low = (_device.beside(x, a.astype(x.dtype)) for a in (np.ones(len(low)), high, low))
+    far = f(ops.q_sample(x, one, at_high, key), high, labels)
+    near = (fixed or f)(ops.q_sample(x, one, at_low, key), low, labels)
     return _distance(x, near, far, low, high, c, weight)
 
 
@@ -163,7 +165,7 @@ def heun_step(denoiser: Denoiser, x: Any, high: np.ndarray, low: np.ndarray, lab
 
     denoiser(x, sigma (n,), labels) = D. Two calls. Karras et al. (2022), algorithm 1.
     """
-    cast = lambda a: a.astype(x.dtype)
+    cast = lambda a: _device.beside(x, a.astype(x.dtype))
     ratio = low / high
     d = denoiser(x, high, labels)
     euler = ops.add_noise(x, d, cast(ratio), cast(1 - ratio))
@@ -190,7 +192,8 @@ def consistency_distillation_loss(
     teacher(x, sigma (n,), labels) = D. Other arguments as `consistency_training_loss`. Song et al. (2023), algorithm 2.
     """
     low, high = _ends("consistency_distillation_loss", x, levels, index)
-    noisy = ops.q_sample(x, np.ones(len(low), x.dtype), high.astype(x.dtype), key)
+    one, at_high = (_device.beside(x, a.astype(x.dtype)) for a in (np.ones(len(low)), high))
+    noisy = ops.q_sample(x, one, at_high, key)
     below = ops.stop_gradient(heun_step(teacher, noisy, high, low, labels))
     return _distance(x, (fixed or f)(below, low, labels), f(noisy, high, labels), low, high, c, weight)
 

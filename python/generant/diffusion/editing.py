@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import ops, random
+from ..ops import _device
 from .plan import Plan
 from .sampling import initial_noise, sample, sample_keys
 
@@ -28,10 +29,10 @@ DESCENT = 1 << 49  # apart in stream: the keys of two descents
 PARALLEL = 1e-4  # radians: arcs below are straight to 1e-9 of their length
 
 
-def _noised(data: Any, alpha: float, sigma: float, keys: np.ndarray, number: int) -> Any:
+def _noised(data: Any, alpha: float, sigma: float, keys: Any, number: int) -> Any:
     """alpha data + sigma z, z with a key per sample."""
     kind = "float64" if data.dtype == np.float64 else "float32"
-    z = ops.normals(keys, np.array([number], np.uint64), np.array([sigma]), shape=tuple(data.shape[1:]), dtype=kind)
+    z = random.normals(keys, tuple(data.shape[1:]), kind, stream=number, scale=sigma)
     return ops.add(ops.affine(data, scale=alpha), z)
 
 
@@ -59,7 +60,7 @@ def sdedit(
     if steps == 0:
         return image.copy()
     plan = sampler(levels[len(levels) - 1 - steps :])
-    keys = sample_keys(keys, image.shape[0])
+    keys = sample_keys(keys, image.shape[0], image)
     alpha, _ = plan.initial
     x = ops.add(ops.affine(image, scale=alpha), initial_noise(plan, keys, image.shape[1:], str(image.dtype)))
     return sample(denoiser, x, plan, keys=keys, **options)
@@ -118,17 +119,18 @@ def inpaint(
         fits = False
     if not fits:
         raise ValueError(f"inpaint: known must broadcast to image's shape {tuple(image.shape)}, got {known.shape}")
-    levels, keys = np.asarray(sigmas, np.float64), sample_keys(keys, image.shape[0])
+    levels, keys = np.asarray(sigmas, np.float64), sample_keys(keys, image.shape[0], image)
+    known, where = _device.beside(image, known), _device.namespace(image).where
     n = len(levels) - 1
     x: Any = None
     at = (0.0, 0.0)  # (alpha, sigma) of x
     for turn, (high, low) in enumerate(repaint_descents(n, jump_length, jump_n_sample)):
         plan = sampler(levels[n - high : n - low + 1])
-        own = keys + np.array([0, turn * DESCENT], np.uint64)  # uint64 wraps
+        own = keys + _device.beside(keys, np.array([0, turn * DESCENT], np.uint64))  # uint64 wraps
         if x is None:
             x = initial_noise(plan, own, image.shape[1:], str(image.dtype))
             alpha, sigma = plan.initial
-            x = np.where(known, _noised(image, alpha, sigma, own, KNOWN), x)
+            x = where(known, _noised(image, alpha, sigma, own, KNOWN), x)
         elif plan.initial != at:
             kept = plan.initial[0] / at[0]
             x = _noised(x, kept, float(np.sqrt(plan.initial[1] ** 2 - (kept * at[1]) ** 2)), own, 0)
@@ -136,7 +138,7 @@ def inpaint(
 
         def edit(i: int, x: Any, ends: Any = ends, own: Any = own) -> Any:
             alpha, sigma = ends[i]
-            return np.where(known, _noised(image, alpha, sigma, own, KNOWN + 1 + i), x)
+            return where(known, _noised(image, alpha, sigma, own, KNOWN + 1 + i), x)
 
         x, at = sample(denoiser, x, plan, keys=own, edit=edit, **options), plan.final
     return x
@@ -154,7 +156,8 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
     n = a.shape[0]
     flat_a, flat_b = a.reshape(n, -1), b.reshape(n, -1)
     inner = lambda u, v: (u * v).sum(axis=1, dtype=np.float64)
-    w = np.broadcast_to(np.asarray(weight, np.float64), (n,))
+    w = np.broadcast_to(np.asarray(_device.from_device(weight), np.float64), (n,))
+    w = _device.beside(a, np.ascontiguousarray(w))
     size = np.sqrt(inner(flat_a, flat_a) * inner(flat_b, flat_b))
     theta = np.arccos(np.clip(inner(flat_a, flat_b) / np.where(size == 0, 1, size), -1, 1))
     sine = np.sin(theta)

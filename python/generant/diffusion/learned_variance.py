@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import ops, random
 from .plan import Plan
 from .sampling import Stepper, sample_keys
 
@@ -36,10 +36,8 @@ def learned_noise(plan: Plan, i: int, values: Any, keys: np.ndarray, *, variance
     stage = plan.stages[i]
     if stage.c_noise == 0:
         return None
-    z = ops.normals(
-        keys, np.array([i + 1], np.uint64), np.ones(1), shape=tuple(values.shape[1:]),
-        dtype="float32" if str(values.dtype).endswith("float32") else "float64",
-    )  # fmt: skip
+    dtype = "float32" if str(values.dtype).endswith("float32") else "float64"
+    z = random.normals(keys, tuple(values.shape[1:]), dtype, stream=i + 1)
     s, t = stage.span
     ratio = 2 * log(s * hypot(1, t) / (t * hypot(1, s)))  # beta / posterior variance = (1 - abar_s) / (1 - abar_t)
     small = 2 * log(stage.c_noise)
@@ -74,7 +72,7 @@ def sample_learned(
     """
     if plan.name != "ddpm":
         raise ValueError(f"sample_learned: plan must be ddpm's, got {plan.name}")
-    keys = sample_keys(keys, x.shape[0])
+    keys = sample_keys(keys, x.shape[0], x)
     stepper = Stepper(plan, prediction=prediction, clip=clip)
     for i, stage in enumerate(plan.stages):
         said, values = network(x, stage.told)

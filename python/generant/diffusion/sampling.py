@@ -28,8 +28,14 @@ NONE = (None,) * 4  # the history arrays of ops.sampler_step where there are non
 INITIAL = 0  # the number of the noise that a run starts from; the noise of stage i has number i + 1
 
 
-def sample_keys(random_state: Any, n: int) -> np.ndarray:
-    """A key per sample, (n, 2) uint64: random_state itself if it is that, else split from a seed or from one key."""
+def sample_keys(random_state: Any, n: int, like: Any = None) -> Any:
+    """A key per sample, (n, 2) uint64: random_state itself if it is that, else split from a seed or from one key.
+
+    They lie where the array `like` does, if one is given, else on the host.
+    """
+    if _device.is_device(like):
+        kept = _device.is_device(random_state) and random_state.shape == (n, 2) and random_state.dtype == np.uint64
+        return random_state if kept else _device.to_device(sample_keys(random_state, n))
     given = np.asarray(_device.from_device(random_state)) if random_state is not None else None
     if given is not None and given.ndim == 2:
         if given.shape != (n, 2) or given.dtype != np.uint64:
@@ -205,10 +211,7 @@ def sample(
         raise ValueError(f"sample: noise must be one of {', '.join(NOISES)}, or have normal(), got {noise!r}")
     if plan.stochastic and keys is None and not given:
         raise ValueError(f"sample: {plan.name} adds noise, and keys is None; give a seed or a key per sample")
-    if plan.stochastic and not given:
-        keys = keys if _device.is_device(keys) and keys.ndim == 2 else _device.beside(x, sample_keys(keys, x.shape[0]))
-    else:
-        keys = None
+    keys = sample_keys(keys, x.shape[0], x) if plan.stochastic and not given else None
     bridge = BrownianBridge(plan, keys) if keys is not None and noise == "bridge" else None
     rescale = 0.0 if guidance is None else guidance.rescale
     stepper = Stepper(

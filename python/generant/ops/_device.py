@@ -349,9 +349,17 @@ def address(x: Any) -> int:
     return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
 
 
+def _innermost(x: Any) -> Any:
+    """The plain array that a traced one stands for."""
+    while x is not None and not is_array(x) and hasattr(x, "value"):
+        x = x.value
+    return x
+
+
 def full(like: Any, shape: tuple[int, ...], value: Any, dtype: Any) -> Any:
     """An array of one value, where `like` lives."""
-    return cupy("full").full(shape, value, dtype) if is_device(like) else np.full(shape, value, dtype)
+    there = is_device(_innermost(like))
+    return cupy("full").full(shape, value, dtype) if there else np.full(shape, value, dtype)
 
 
 def to_device(x: Any) -> Any:
@@ -384,7 +392,7 @@ def checked_device(where: str, device: Any, default: str = "cpu") -> str:
 
 def namespace(x: Any) -> Any:
     """The module whose functions take x: CuPy for a device array, else NumPy."""
-    return cupy("namespace") if is_device(x) else np
+    return cupy("namespace") if is_device(_innermost(x)) else np
 
 
 def numbers(*scalars: Any) -> tuple[float, ...]:
@@ -398,6 +406,7 @@ def numbers(*scalars: Any) -> tuple[float, ...]:
 
 def beside(like: Any, x: Any) -> Any:
     """x where `like` lives: on the GPU, or on the host; None, numbers and traced arrays as they are."""
+    like = _innermost(like)
     if is_device(like):
         return to_device(x) if isinstance(x, np.ndarray) else x
     return from_device(x) if isinstance(like, np.ndarray) else x

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import ops
+from ...ops import _device
 from .objective import Objective
 from .targets import checked_training_levels, target
 
@@ -65,12 +66,13 @@ def variational_terms(
     goal = target(prediction, s, form=form)
 
     column = (len(i),) + (1,) * (len(x.shape) - 1)
-    spread = lambda a: np.ascontiguousarray(np.broadcast_to(a.astype(x.dtype).reshape(column), x.shape))
-    per_sample = lambda a: a.astype(x.dtype).reshape(column)
+    each = lambda a: _device.beside(x, a.astype(x.dtype))
+    per_sample = lambda a: each(a).reshape(column)
+    spread = lambda a: ops.expand(per_sample(a), shape=tuple(x.shape))
     log_v = ops.add(ops.mul(values, per_sample((large - small) / 2)), spread((large + small) / 2))
     scale = gap / s**2 * goal.gain  # of prediction - target, in the difference of the means; at i = 0 that of D - data
     mean = ops.mul(ops.stop_gradient(said), per_sample(scale))
-    wanted = ops.q_sample(x, (scale * goal.b_x).astype(x.dtype), (scale * goal.b_z).astype(x.dtype), key)
+    wanted = ops.q_sample(x, each(scale * goal.b_x), each(scale * goal.b_z), key)
     size = max(int(np.prod(x.shape[1:])), 1)
     terms = ops.affine(ops.gaussian_kl(mean, spread(small), wanted, log_v), scale=1 / size)
     if not last.any():
@@ -78,7 +80,7 @@ def variational_terms(
     surprise = _surprise(ops.sub(wanted, mean), log_v, x, bin)
     rest = tuple(range(1, len(x.shape)))
     surprise = ops.mean(surprise, axis=rest) if rest else surprise
-    return ops.add(ops.mul(terms, (~last).astype(x.dtype)), ops.mul(surprise, last.astype(x.dtype)))
+    return ops.add(ops.mul(terms, each(~last)), ops.mul(surprise, each(last)))
 
 
 def _surprise(distance: Any, log_v: Any, x: Any, bin: float | None) -> Any:
@@ -90,7 +92,7 @@ def _surprise(distance: Any, log_v: Any, x: Any, bin: float | None) -> Any:
     below = lambda shift: ops.affine(ops.erf(ops.mul(ops.affine(distance, shift=shift), unit)), scale=0.5, shift=0.5)
     upper = ops.maximum(below(bin / 2), (x > EDGE).astype(x.dtype))
     lower = ops.mul(below(-bin / 2), (x >= -EDGE).astype(x.dtype))
-    mass = ops.maximum(ops.sub(upper, lower), np.full(x.shape, SMALLEST, x.dtype))
+    mass = ops.maximum(ops.sub(upper, lower), _device.full(x, tuple(x.shape), SMALLEST, x.dtype))
     return ops.affine(ops.log(mass), scale=-1.0)
 
 

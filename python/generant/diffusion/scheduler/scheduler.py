@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import ops, random
+from ...ops import _device
 from ..learned_variance import LEARNED, deviation
 from ..sampling import Stepper, sample_keys
 from ..schedules.betas import alphas_cumprod, betas, zero_terminal_snr
@@ -193,7 +194,7 @@ class Scheduler:
         self._times: list[Any] = grid.timesteps.tolist()
         self._index: int | None = None
         self._run: _Run | None = None
-        self._keys: tuple[Any, int, Any] | None = None
+        self._keys: tuple[Any, tuple[int, bool], Any] | None = None
         self._seed = None
 
     def index_for_timestep(self, timestep: Any) -> int:
@@ -300,15 +301,16 @@ class Scheduler:
     def _noise(self, generator: Any, sample: Any) -> tuple[Any, Any]:
         """(keys, noise): one of them, the other None."""
         if generator is not None and hasattr(generator, "normal"):
-            return None, generator.normal(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
-        n = sample.shape[0]
+            drawn = generator.normal(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
+            return None, _device.beside(sample, drawn)
+        about = (int(sample.shape[0]), _device.is_device(sample))
         kept = self._keys
-        if kept is not None and kept[0] is generator and kept[1] == n:
+        if kept is not None and kept[0] is generator and kept[1] == about:
             return kept[2], None
         if generator is None:
             self._seed = random.seed_from(None) if self._seed is None else self._seed
-        keys = sample_keys(self._seed if generator is None else generator, n)
-        self._keys = (generator, n, keys)
+        keys = sample_keys(self._seed if generator is None else generator, sample.shape[0], sample)
+        self._keys = (generator, about, keys)
         return keys, None
 
     def _halves(self, model_output: Any, sample: Any, *, required: bool = True) -> tuple[Any, Any]:
@@ -334,8 +336,7 @@ class Scheduler:
         if noise is None:
             keys, noise = self._noise(generator, sample)
             if noise is None:
-                number = np.array([k + 1], np.uint64)
-                noise = ops.normals(keys, number, np.ones(1), shape=sample.shape[1:], dtype=str(sample.dtype))
+                noise = random.normals(keys, tuple(sample.shape[1:]), str(sample.dtype), stream=k + 1)
         return prediction, ops.mul(noise, deviation(values, *run.variance[k], self.config["variance_type"]))
 
     # ---- noise on data ----
@@ -377,7 +378,7 @@ class Scheduler:
     def add_noise(self, original_samples: Any, noise: Any, timesteps: Any) -> Any:
         """alpha x + sigma noise at the timestep of each sample. original_samples, noise: n ...; timesteps: n or one."""
         alpha, sigma = self._coefficients("add_noise", timesteps, original_samples)
-        return ops.add_noise(original_samples, noise, alpha, sigma)
+        return ops.add_noise(original_samples, noise, *[_device.beside(original_samples, a) for a in (alpha, sigma)])
 
     def scale_noise(self, sample: Any, timestep: Any, noise: Any) -> Any:
         """The same, in the order of arguments that diffusers' flow matching has."""
@@ -390,7 +391,7 @@ class Scheduler:
             # diffusers' Euler takes the number of the step for a timestep of training
             a = self.alphas_cumprod[[self.index_for_timestep(t) for t in np.atleast_1d(np.asarray(timesteps))]]
             alpha, sigma = (np.broadcast_to(v, alpha.shape).astype(alpha.dtype) for v in (a**0.5, (1 - a) ** 0.5))
-        return ops.add_noise(noise, sample, alpha, -sigma)
+        return ops.add_noise(noise, sample, *[_device.beside(sample, a) for a in (alpha, -sigma)])
 
     def initial_noise(self, shape: tuple[int, ...], generator: Any = None, dtype: str = "float32") -> Any:
         """init_noise_sigma times standard normal numbers of shape (n, ...), a key per sample; generator as in step."""
@@ -399,8 +400,7 @@ class Scheduler:
         if generator is None:
             self._seed = random.seed_from(None) if self._seed is None else self._seed
         keys = sample_keys(self._seed if generator is None else generator, shape[0])
-        weights = np.array([float(self.init_noise_sigma)])
-        return ops.normals(keys, np.zeros(1, np.uint64), weights, shape=tuple(shape[1:]), dtype=dtype)
+        return random.normals(keys, tuple(shape[1:]), dtype, scale=float(self.init_noise_sigma))
 
 
 def _one_of(noise: Any, variance_noise: Any) -> Any:

@@ -25,7 +25,7 @@ template <class T> __device__ inline double pack_sum(const PackOf<T>& v, int64_t
 template <class T, class Terms, class Finish>
 __global__ void __launch_bounds__(kSumThreads) run_sums(Terms terms, Finish finish, int64_t each, int64_t runs, double* partial) {
   __shared__ double shared[kWarp];
-  constexpr int kAhead = 4, N = kPack<T>, step = kSumThreads * N;
+  constexpr int kAhead = sizeof(T) == 4 ? 4 : 2, N = kPack<T>, step = kSumThreads * N;
   const int64_t i = blockIdx.x / runs, run = blockIdx.x % runs, base = i * each;
   const int64_t end = (run + 1) * kRun < each ? (run + 1) * kRun : each;
   double sum = 0;

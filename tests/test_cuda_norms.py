@@ -1,8 +1,8 @@
 """Normalisations, softmax and losses on device arrays beyond the generated tests: every way to share rows and maps
 among threads and its borders, addresses that are not aligned, independence from the batch, special values.
 
-Seen to fail: with a slab's sums in float32 alone (means far from zero), with the parameters' gradients of no samples left
-unwritten.
+Seen to fail: with a slab's sums in float32 alone (means far from zero), with the gradients of parameters not written
+where there are no samples.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@
 namespace {
 
 constexpr int kSlabThreads = 512;
-template <class T> constexpr int kMostHeld = 16;                       // packs of x in a thread, and of x and of g:
-template <class T> constexpr int kMostPairs = sizeof(T) == 4 ? 8 : 4;   // addresses and arithmetic in double need registers too
+// Packs of x in a thread, and of x and of g; beside double there is not room for as many.
+template <class T> constexpr int kMostHeld = sizeof(T) == 4 ? 16 : 8;
+template <class T> constexpr int kMostPairs = sizeof(T) == 4 ? 8 : 4;
 
 struct Slab {
   int64_t rows, c, groups, tiles;                    // positions; tiles: blocks per sample
@@ -120,7 +121,7 @@ template <class T> struct SlabMemory {
 };
 
 template <class T, int V, bool kSilu>
-__global__ void __launch_bounds__(V < 16 ? 256 : kSlabThreads, V < 16 ? 2 : 1)
+__global__ void __launch_bounds__(V < kMostHeld<T> ? 256 : kSlabThreads, V < kMostHeld<T> ? 2 : 1)
 slab_norm(const T* x, T* y, NormAffine<T> affine, Slab s, T* means, T* rstds, bool wide) {
   constexpr int N = kPack<T>;
   DYNAMIC_SHARED(double, shared);
@@ -251,7 +252,8 @@ template <class T> inline int64_t norm_backward_bytes(int64_t n, int64_t rows, i
 
 // affine: without statistics; they go to means and rstds (n, groups), which may be null.
 template <class T, bool kSilu>
-inline void norm_forward(const Call& c, const T* x, T* y, int64_t n, int64_t rows, int64_t groups, NormAffine<T> affine, T* means, T* rstds) {
+inline void norm_forward(const Call& c, const T* x, T* y, int64_t n, int64_t rows, int64_t groups, NormAffine<T> affine,
+                         T* means, T* rstds) {
   const Slab slab = slab_plan<T>(rows, affine.c, groups, kMostHeld<T>);
   if (slab.fits()) {
     auto run = slab.held == 2 ? slab_norm<T, 2, kSilu> : slab.held == 8 ? slab_norm<T, 8, kSilu> : slab_norm<T, kMostHeld<T>, kSilu>;
@@ -273,7 +275,8 @@ inline void norm_backward(const Call& c, const T* g, const T* x, int64_t n, int6
   const bool wanted = d.gain || d.bias;
   double* parameters = wanted ? static_cast<double*>(c.scratch) : nullptr;
   launch(c, slab.held == 2 ? slab_gradient<T, 2, kSilu> : slab_gradient<T, kMostPairs<T>, kSilu>, grid_of(n * slab.tiles), slab.threads(),
-         slab_shared<T>(slab), x, g, affine, slab, ChannelGradients<T>{d.scale, d.shift, parameters}, d.x, wide_rows<T>(affine.c, x, g, d.x));
+         slab_shared<T>(slab), x, g, affine, slab, ChannelGradients<T>{d.scale, d.shift, parameters}, d.x,
+         wide_rows<T>(affine.c, x, g, d.x));
   if (wanted) parameter_gradients(c, parameters, n, affine.c, d);
 }
 

@@ -102,7 +102,7 @@ def test_early_stopping_watches_on_the_gpu(name):
 
 @pytest.mark.parametrize("first", ["cpu", "cuda"])
 def test_a_checkpoint_of_one_device_resumes_on_the_other(first, tmp_path):
-    """Seen to fail: without the rereading of the average's count, with the second half's arrays left as they were."""
+    """Seen to fail: with arrays that are left as they were."""
     place = {"cpu": np.asarray, "cuda": cupy.asarray}
     second = "cuda" if first == "cpu" else "cpu"
     whole = made("Diffusion", epochs=4).fit(X)
@@ -116,6 +116,7 @@ def test_a_checkpoint_of_one_device_resumes_on_the_other(first, tmp_path):
 
 
 def test_a_run_that_is_resumed_on_the_gpu_has_the_bits_of_one_that_is_not(tmp_path):
+    """Seen to fail: with the average's count not read again."""
     whole = made("VAE", epochs=4).fit(cupy.asarray(X))
     path = tmp_path / "half"
     stop = lambda model, entry: entry["epoch"] == 2
@@ -181,6 +182,8 @@ def test_networks_of_another_fit_are_taken_to_the_gpu_again():
     model.set_params(random_state=1)
     model.fit(X)
     close(model.sample(2, random_state=0, device="cuda").get(), model.sample(2, random_state=0))
+    model.partial_fit(X)
+    close(model.sample(2, random_state=0, device="cuda").get(), model.sample(2, random_state=0), 1e-6)
     model.set_params(observation_noise=False)
     close(model.sample(2, random_state=0, device="cuda").get(), model.sample(2, random_state=0))
 

@@ -5,22 +5,6 @@
 
 namespace {
 
-// Squared distances are kept as the bits of a float64 >= 0, whose order as integers is the order of the numbers, then
-// inf, then NaN; kEmpty is above them all.
-constexpr uint64_t kInfinity = 0x7ff0000000000000ull, kNan = 0x7ff8000000000000ull, kEmpty = ~0ull;
-
-inline uint64_t to_key(double s) {
-  if (s != s) return kNan;
-  uint64_t key;
-  __builtin_memcpy(&key, &s, 8);
-  return key;
-}
-inline double from_key(uint64_t key) {
-  double s;
-  __builtin_memcpy(&s, &key, 8);
-  return s;
-}
-
 template <class T> struct NearestPlan {
   Carve scratch;
   Scores<T> s;

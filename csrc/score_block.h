@@ -11,6 +11,7 @@
 // other, and `low` of such a row of x is NaN, so every pair of them is measured.
 #pragma once
 #include "pairwise_tile.h"
+#include "score_bound.h"
 
 namespace {
 
@@ -26,32 +27,6 @@ template <bool kGemm, class V> inline V better(V a, V b) { return kGemm ? vmax(a
 template <bool kGemm, class V> inline uint32_t lanes_within(V v, V limit) {
   return kGemm ? lanes_not_above(limit, v) : lanes_not_above(v, limit);
 }
-
-// How scores bound squared distances.
-template <class T> struct Bound {
-  double e;
-  bool gemm;
-  T widen;
-  Bound() = default;
-  Bound(int64_t d, bool gemm) : e((2.0 * double(d) + 32) * double(Limits<T>::unit)), gemm(gemm) {
-    widen = T(gemm ? e < 0.1 ? (1 + 3 * e) / (1 - 6 * e) : __builtin_inf() : 1 + 5 * e);
-  }
-  // The largest `low` of a pair with |x - y|^2 <= t, where t may carry the rounding errors of square_distance.
-  T reach(double t) const {
-    const double tiny = double(Limits<T>::tiny), r = (gemm ? 0.5 * t : t * (1 + e)) * (1 + e) + tiny;
-    return r < double(Limits<T>::huge) ? T(r) : T(__builtin_inf());
-  }
-  // What a row of x with |x|^2 = norm adds to a `low` for `follow`.
-  T slack(double norm) const { return gemm ? T(5 * e * norm * (1 + 4 * double(Limits<T>::unit))) : T(0); }
-  // reach() of every |x - y|^2 that a pair with this finite `low` may have.
-  T follow(T low, T slack) const { return (low + slack) * widen + 2 * Limits<T>::tiny; }
-  // `low` - 5 e |x|^2 below this (and finite): surely |x - y|^2 < t, also after rounding the distance to T.
-  T surely(double t) const {
-    const double huge = double(Limits<T>::huge), tiny = double(Limits<T>::tiny);
-    if (t > 16 * huge) return T(__builtin_inf());    // no pair of usable rows is that far
-    return t > 0 && t < huge ? T((gemm ? 0.5 * t : t) * (1 - 8 * e) - 2 * tiny) : -T(__builtin_inf());
-  }
-};
 
 // What a search looks at: rows [i, i + rows) against columns [j, j + columns). Scores of whole panels exist, the ones
 // that are too many worse than any other.
@@ -80,7 +55,7 @@ template <class T> struct Scores {
     x = in<T>(c, 0), y = self ? x : static_cast<const T*>(other.data);
     n = c.in[0].shape[0], d = c.in[0].shape[1], m = self ? n : other.shape[0];
     gemm = d > kDifferenceDims;
-    bound = Bound<T>(d, gemm);
+    bound = Bound<T>((2.0 * double(d) + 32) * double(Limits<T>::unit), gemm);
     workers = c.threads > 1 ? c.threads : 1;
     block_rows = kBlockRows;
     while (!self && block_rows > kTileRows && n < 4 * workers * block_rows)   // enough tasks for all

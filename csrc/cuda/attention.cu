@@ -3,7 +3,7 @@
 // float32 of at most 128 channels goes to tensor cores (attention_forward.h, attention_backward.h), all else to
 // attention_plain.h.
 #include "carve.h"
-#include "attention_forward.h"
+#include "attention_backward.h"
 #include "attention_plain.h"
 
 namespace {
@@ -46,6 +46,7 @@ template <class T> int64_t attention_scratch(const Call& c) {
   return counting.used;
 }
 
+// What both ways of the backward pass begin with.
 template <class T> struct Backward {
   PlainCall<T> p;
   T *low, *centre;
@@ -56,11 +57,16 @@ template <class T> struct Backward {
     centre = scratch.take<T>(p.h.n * p.h.heads * p.t_padded);
     p.low = low, p.centre = centre;
   }
+  template <class F> void with_tiles(const Call& c, Carve& scratch, F f) const {
+    if constexpr (sizeof(T) == 4)
+      if (in_tiles(p.h))
+        with_width(max(p.h.d, p.h.e), [&](auto width) { f(BackwardTiles<width.value>(c, scratch, low, centre, p.t_padded)); });
+  }
 };
 
 template <class T> int64_t attention_bwd_scratch(const Call& c) {
   Carve counting{nullptr};
-  Backward<T>(c, counting);
+  Backward<T>(c, counting).with_tiles(c, counting, [](const auto&) {});
   return counting.used;
 }
 
@@ -80,8 +86,12 @@ KERNEL_SCRATCH(attention_bwd, attention_bwd_scratch) {
   launch(c, attention_rows<T>, grid_of(ceil_div(h.n * h.heads * b.p.t_padded, 256 / kWarp)), 256, 0, h, b.p.g, in<T>(c, 5), in<T>(c, 6),
          b.p.t_padded, b.low, b.centre);
   PlainCall<T> p = b.p;
-  if ((p.out = out<T>(c, 0))) run_plain<T, kQueries>(c, p);
-  if ((p.out = out<T>(c, 1))) run_plain<T, kQueryKeys>(c, p);
-  if ((p.out = out<T>(c, 2))) run_plain<T, kValues>(c, p);
+  if (in_tiles(h)) {
+    b.with_tiles(c, scratch, [&](const auto& tiles) { tiles.run(c); });
+  } else {
+    if ((p.out = out<T>(c, 0))) run_plain<T, kQueries>(c, p);
+    if ((p.out = out<T>(c, 1))) run_plain<T, kQueryKeys>(c, p);
+    if ((p.out = out<T>(c, 2))) run_plain<T, kValues>(c, p);
+  }
   if ((p.out = out<T>(c, 3))) run_plain_bias<T>(c, p);
 }

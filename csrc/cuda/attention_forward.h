@@ -1,5 +1,5 @@
 // Attention, forward, on tensor cores (Dao et al. 2022): a block has 64 (bfloat16: 128) queries of one head and takes the keys
-// 64 at a time, with a running maximum; weights stay in registers.
+// 64 or 32 at a time, with a running maximum; weights stay in registers.
 //
 // Keys are fetched while values are averaged, values while scores are made. Where a sample has few blocks its keys are split
 // among several, and a second kernel merges their parts in order. How many depends on the shape of one sample, so that
@@ -9,10 +9,15 @@
 
 namespace {
 
-constexpr int kKeys = 64;                            // of a tile
 constexpr int64_t kSampleBlocks = 64, kPartKeys = 256;   // blocks a sample should have; keys that a part should have
 
-template <bool kBf16> constexpr int kForwardWarps = kBf16 ? 8 : 4;
+template <int W, bool kBf16> struct ForwardShape {
+  static constexpr bool kShared = W > 64 && !kBf16;  // queries, for which there are no registers
+  static constexpr int kKeys = kShared ? 32 : 64, kStep = kBf16 ? 32 : 16, kSteps = W / kStep;
+  static constexpr int kWarps = kBf16 ? 8 : 4, kThreads = kWarps * kWarp, kRows = 16 * kWarps;
+  using Query = Rows<kSteps, kShared ? 0 : kSteps, kThreads>;
+  static constexpr size_t kBytes = size_t(kKeys * W * (kBf16 ? 1 : 2) + Query::kWords) * 4;
+};
 
 struct ForwardParts {
   float *out, *lse;                                  // lse may be null
@@ -23,51 +28,51 @@ struct ForwardParts {
 };
 
 template <int W, bool kBf16>
-__global__ void __launch_bounds__(kForwardWarps<kBf16> * kWarp, kBf16 || W > 64 ? 1 : 3) attention_tiles(Heads<float> h, ForwardParts p) {
+__global__ void __launch_bounds__(ForwardShape<W, kBf16>::kThreads, kBf16 ? 1 : 2) attention_tiles(Heads<float> h, ForwardParts p) {
 #ifdef GENERANT_ATTENTION_TILES
-  constexpr int kStep = kBf16 ? 32 : 16, kSteps = W / kStep, kKeyChunks = kBf16 ? W / 8 : W / 4, kTiles = kKeys / 8;
-  constexpr int kRows = 16 * kForwardWarps<kBf16>, kValueRows = kBf16 ? kKeys / 2 : kKeys;
+  using Shape = ForwardShape<W, kBf16>;
+  using Query = typename Shape::Query;
+  constexpr int kStep = Shape::kStep, kSteps = Shape::kSteps, kKeys = Shape::kKeys, kRows = Shape::kRows, kTiles = kKeys / 8;
+  constexpr int kKeyChunks = kBf16 ? W / 8 : W / 4, kValueRows = kBf16 ? kKeys / 2 : kKeys;
   DYNAMIC_SHARED(uint32_t, keys);
   uint32_t* const values = keys + kKeys * kKeyChunks * 4;
   const Lane lane;
-  const int d = int(h.d), e = int(h.e);
-  const int64_t blocks = (h.t + kRows - 1) / kRows, head_part = blockIdx.x / blocks;
-  const int64_t part = head_part % p.parts, head = head_part / p.parts % h.heads, sample = head_part / p.parts / h.heads;
-  const int64_t q0 = (blocks - 1 - blockIdx.x % blocks) * kRows;   // the most keys first
-  const int64_t row0 = q0 + int(threadIdx.x) / kWarp * 16, row[2] = {row0 + lane.g, row0 + lane.g + 8};
-  const int64_t seen = h.visible(q0 + kRows < h.t ? q0 + kRows : h.t), tiles = (seen + kKeys - 1) / kKeys;
-  const int64_t begin = part * p.tiles, end = begin + p.tiles < tiles ? begin + p.tiles : tiles;
+  const int d = int(h.d), e = int(h.e), t = int(h.t), keys_of_head = int(h.s);
+  const int blocks = (t + kRows - 1) / kRows, head_part = blockIdx.x / blocks;
+  const int part = head_part % int(p.parts), flat = head_part / int(p.parts);
+  const int64_t head = flat % int(h.heads), sample = flat / int(h.heads);
+  const int q0 = (blocks - 1 - int(blockIdx.x) % blocks) * kRows;   // the most keys first
+  const int row0 = q0 + int(threadIdx.x) / kWarp * 16, row[2] = {row0 + lane.g, row0 + lane.g + 8};
+  const int seen = int(h.visible(min(q0 + kRows, t))), tiles = (seen + kKeys - 1) / kKeys;
+  const int begin = part * int(p.tiles), end = min(begin + int(p.tiles), tiles);
 
   const float* const key0 = h.k + h.at(sample, h.s, head, h.d);
   const float* const value0 = h.v + h.at(sample, h.s, head, h.e);
-  const int64_t pairs = (h.s + 1) / 2, flat = sample * h.heads + head;
-  auto fetch_keys = [&](int64_t tile) {
+  const int64_t pairs = (h.s + 1) / 2;
+  auto fetch_keys = [&](int tile) {
     const int64_t j = tile * kKeys;
-    if constexpr (kBf16) copy_packed<kKeyChunks>(keys, p.keys + (flat * h.s + j) * kKeyChunks * 4, kKeys, h.s - j);
+    if constexpr (kBf16) copy_packed<kKeyChunks>(keys, p.keys + (int64_t(flat) * h.s + j) * kKeyChunks * 4, kKeys, h.s - j);
     else copy_rows<kKeyChunks>(keys, key0 + j * h.heads * h.d, h.heads * h.d, kKeys, h.s - j, d, p.wide_d);
     commit_copies();
   };
-  auto fetch_values = [&](int64_t tile) {
+  auto fetch_values = [&](int tile) {
     const int64_t j = tile * kKeys;
-    if constexpr (kBf16) copy_packed<W / 4>(values, p.values + (flat * pairs + j / 2) * W, kValueRows, pairs - j / 2);
+    if constexpr (kBf16) copy_packed<W / 4>(values, p.values + (int64_t(flat) * pairs + j / 2) * W, kValueRows, pairs - j / 2);
     else copy_rows<W / 4>(values, value0 + j * h.heads * h.e, h.heads * h.e, kKeys, h.s - j, e, p.wide_e);
     commit_copies();
   };
   if (begin < end) fetch_keys(begin);
 
-  uint32_t query[kSteps][2][4];
-  GENERANT_UNROLL
-  for (int k = 0; k < kSteps; ++k)
-    GENERANT_UNROLL
-    for (int i = 0; i < 2; ++i)
-      load_words<kBf16>(h.q + h.at(sample, h.t, head, h.d) + row[i] * h.heads * h.d, row[i] < h.t, 4 * k + lane.t, d,
-                        float(h.scale * kLog2E), p.wide_d, query[k][i]);
+  Query query(values + kValueRows * W);
+  const float* const query0 = h.q + h.at(sample, h.t, head, h.d);
+  query.template load<kBf16>({query0 + row[0] * h.heads * h.d, query0 + row[1] * h.heads * h.d}, {row[0] < t, row[1] < t}, d,
+                             float(h.scale * kLog2E), p.wide_d, lane);
 
   const float* const bias = h.bias_of(sample, head);
   float sum[W / 8][4] = {}, top[2] = {kHidden, kHidden}, total[2] = {};
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t j0 = tile * kKeys;
-    const bool active = row0 < h.t && !(h.causal && j0 > row0 + 15);   // of the whole warp
+  for (int tile = begin; tile < end; ++tile) {
+    const int j0 = tile * kKeys;
+    const bool active = row0 < t && !(h.causal && j0 > row0 + 15);   // of the whole warp
     float score[kTiles][4] = {};
     wait_copies<0>();
     __syncthreads();                                 // keys are here, nobody reads values
@@ -75,23 +80,27 @@ __global__ void __launch_bounds__(kForwardWarps<kBf16> * kWarp, kBf16 || W > 64 
     if (active) {
       GENERANT_UNROLL
       for (int k = 0; k < kSteps; ++k)
-        if (k * kStep < d) add_scores<kBf16, kKeyChunks>(score, query[k], keys, 4 * k, lane);
+        if (k * kStep < d) {
+          uint32_t words[2][4];
+          query.get(k, words);
+          add_scores<kBf16, kKeyChunks>(score, words, keys, k, lane);
+        }
       if (bias) {
         GENERANT_UNROLL
         for (int j = 0; j < kTiles; ++j)
           GENERANT_UNROLL
           for (int i = 0; i < 4; ++i) {
-            const int64_t r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2;
-            if (r < h.t && c < h.s) score[j][i] += bias[r * h.s + c] * float(kLog2E);
+            const int r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2;
+            if (r < t && c < keys_of_head) score[j][i] += bias[r * h.s + c] * float(kLog2E);
           }
       }
-      if (j0 + kKeys > h.s || (h.causal && j0 + kKeys - 1 > row0)) {
+      if (j0 + kKeys > keys_of_head || (h.causal && j0 + kKeys - 1 > row0)) {
         GENERANT_UNROLL
         for (int j = 0; j < kTiles; ++j)
           GENERANT_UNROLL
           for (int i = 0; i < 4; ++i) {
-            const int64_t c = j0 + 8 * j + 2 * lane.t + i % 2;
-            if (c >= h.s || (h.causal && c > row[i / 2])) score[j][i] = kHidden;
+            const int c = j0 + 8 * j + 2 * lane.t + i % 2;
+            if (c >= keys_of_head || (h.causal && c > row[i / 2])) score[j][i] = kHidden;
           }
       }
       GENERANT_UNROLL
@@ -123,8 +132,8 @@ __global__ void __launch_bounds__(kForwardWarps<kBf16> * kWarp, kBf16 || W > 64 
   for (int i = 0; i < 2; ++i) {
     float all = total[i] + warp_xor(total[i], 1);
     all += warp_xor(all, 2);
-    if (row[i] >= h.t) continue;                     // no warp operation follows
-    const int64_t place = flat * h.t + row[i], at = h.at(sample, h.t, head, h.e) + row[i] * h.heads * h.e;
+    if (row[i] >= t) continue;                     // no warp operation follows
+    const int64_t place = int64_t(flat) * h.t + row[i], at = h.at(sample, h.t, head, h.e) + row[i] * h.heads * h.e;
     if (p.parts == 1) {
       store_row(sum, i, share_of(all), p.out + at, e, p.wide_e, lane);
       if (p.lse && lane.t == 0) p.lse[place] = base_of(top[i]) * float(kLn2) + logf(all);
@@ -184,14 +193,14 @@ template <int W> __global__ void __launch_bounds__(256) pack_keys(Heads<float> h
 // ---- launching ----
 
 template <int W, bool kBf16> struct ForwardTiles {
+  using Shape = ForwardShape<W, kBf16>;
   Heads<float> h;
   ForwardParts p{};
   int64_t blocks;
 
   ForwardTiles(const Call& c, Carve& scratch) : h(c, 0) {
-    constexpr int kRows = 16 * kForwardWarps<kBf16>;
-    blocks = ceil_div(h.t, kRows);
-    const int64_t tiles = ceil_div(h.s, kKeys), mine = h.heads * blocks;
+    blocks = ceil_div(h.t, Shape::kRows);
+    const int64_t tiles = ceil_div(h.s, Shape::kKeys), mine = h.heads * blocks;
     int64_t parts = mine > 0 ? ceil_div(kSampleBlocks, mine) : 1;
     parts = min(parts, max(h.s / kPartKeys, int64_t(1)));
     p.tiles = max(ceil_div(tiles, parts), int64_t(1)), p.parts = max(ceil_div(tiles, p.tiles), int64_t(1));
@@ -207,11 +216,10 @@ template <int W, bool kBf16> struct ForwardTiles {
   }
 
   void run(const Call& c) const {
-    constexpr size_t kShared = kBf16 ? kKeys * W * 4 : kKeys * W * 8;
     if constexpr (kBf16)
       launch(c, pack_keys<W>, grid_of(ceil_div(h.n * h.heads * (h.s * (W / 8) + ceil_div(h.s, 2) * (W / 4)), 256)), 256, 0, h,
              const_cast<uint32_t*>(p.keys), const_cast<uint32_t*>(p.values), p.wide_d, p.wide_e);
-    launch(c, attention_tiles<W, kBf16>, grid_of(h.n * h.heads * p.parts * blocks), kForwardWarps<kBf16> * kWarp, kShared, h, p);
+    launch(c, attention_tiles<W, kBf16>, grid_of(h.n * h.heads * p.parts * blocks), Shape::kThreads, Shape::kBytes, h, p);
     if (p.parts > 1) launch(c, merge_parts, grid_of(ceil_div(h.n * h.heads * h.t, 256 / kWarp)), 256, 0, h, p);
   }
 };

@@ -7,6 +7,12 @@
 #pragma once
 #include "attention_tiles.h"
 
+#ifdef __CUDACC__
+#define GENERANT_UNROLL_BY(n) _Pragma(GENERANT_STRING(unroll n))
+#else
+#define GENERANT_UNROLL_BY(n)
+#endif
+
 namespace {
 
 constexpr int kPlain = 32, kPlainChannels = 128, kPlainRows = 4;   // rows and columns of a block; rows of a warp
@@ -37,6 +43,7 @@ __device__ inline void plain_products(T (&acc)[kPlainRows], const T* x, int64_t 
       ys[r * (kPlain + 1) + lane] = real && r < y_rows ? rounded(y[r * y_ld + c0 + lane], round) : T(0);
     }
     __syncthreads();
+    GENERANT_UNROLL_BY(4)
     for (int c = 0; c < kPlain; ++c) {
       const T v = ys[lane * (kPlain + 1) + c];
       GENERANT_UNROLL
@@ -144,6 +151,7 @@ template <class T, Result kResult> __global__ void __launch_bounds__(kPlainThrea
       shared.rows[i] = rounded(v, kResult == kOutput && p.round);
     }
     __syncthreads();
+    GENERANT_UNROLL_BY(4)
     for (int j = 0; j < kPlain; ++j) {
       T v[kSpan];
       GENERANT_UNROLL

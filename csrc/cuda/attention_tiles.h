@@ -45,6 +45,10 @@ template <int kChunks> __device__ inline int chunk_at(int row, int chunk) {
   if (kChunks >= 8) chunk ^= (row & 6) ^ ((row & 1) << 2);
   return (row * kChunks + chunk) * 4;
 }
+// The same of 8 rows and 8 chunks further, which is where the turn repeats: what is known at compile time stays a constant.
+template <int kChunks> __device__ inline int chunk_at(int row, int chunk, int rows8, int chunks8) {
+  return chunk_at<kChunks>(row, chunk) + (rows8 * kChunks + chunks8) * 32;
+}
 
 // tile = `rows` rows of `columns` numbers that lie ld apart, of which `real` exist; zeros elsewhere, and up to a multiple of 32 columns.
 template <int kChunks>
@@ -90,7 +94,7 @@ __device__ inline void load_words(const float* row, bool real, int chunk, int co
   GENERANT_UNROLL
   for (int half = 0; half < N / 4; ++half) {
     const int first = chunk * N + half * 4;
-    const PackOf<float> p = load_pack(row + first, real ? columns - first : 0, wide);
+    const PackOf<float> p = load_pack(real ? row + first : row, real ? columns - first : 0, wide);
     if (kBf16) {
       words[2 * half] = bf16_pair(p.v[0] * factor, p.v[1] * factor), words[2 * half + 1] = bf16_pair(p.v[2] * factor, p.v[3] * factor);
     } else {
@@ -100,18 +104,51 @@ __device__ inline void load_words(const float* row, bool real, int chunk, int co
   }
 }
 
+// The rows of a warp, kSteps times four chunks each: kHeld of them in registers, the others, each lane its own, in shared memory.
+template <int kSteps, int kHeld, int kThreads> struct Rows {
+  static constexpr int kWords = (kSteps - kHeld) * 2 * 4 * kThreads;   // of shared memory
+  uint32_t held[kHeld > 0 ? kHeld : 1][2][4];
+  uint4* memory;
+
+  __device__ explicit Rows(uint32_t* shared) : memory(reinterpret_cast<uint4*>(shared) + threadIdx.x) {}
+  // Rows g and g + 8 at `row`, of which real[] exist, times factor.
+  template <bool kBf16>
+  __device__ void load(const float* const (&row)[2], const bool (&real)[2], int columns, float factor, bool wide, Lane lane) {
+    GENERANT_UNROLL
+    for (int k = 0; k < kSteps; ++k)
+      GENERANT_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        uint32_t w[4];
+        load_words<kBf16>(row[i], real[i], 4 * k + lane.t, columns, factor, wide, w);
+        if (k >= kHeld) memory[(2 * (k - kHeld) + i) * kThreads] = make_uint4(w[0], w[1], w[2], w[3]);
+        GENERANT_UNROLL
+        for (int j = 0; j < 4; ++j)
+          if (k < kHeld) held[k < kHeld ? k : 0][i][j] = w[j];
+      }
+  }
+  __device__ void get(int k, uint32_t (&words)[2][4]) const {
+    GENERANT_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      if (k >= kHeld) read_chunk(reinterpret_cast<const uint32_t*>(memory + (2 * (k - kHeld) + i) * kThreads), words[i]);
+      GENERANT_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (k < kHeld) words[i][j] = held[k < kHeld ? k : 0][i][j];
+    }
+  }
+};
+
 // ---- products ----
 
-// sum[j] += rows times tile^T over 16 (bfloat16: 32) columns: `words` of rows g and g + 8, chunks from `chunk` of the tile,
+// sum[j] += rows times tile^T over 16 (bfloat16: 32) columns: `words` of rows g and g + 8, step `step` of them,
 // whose row 8 j + i is column i of sum[j].
 template <bool kBf16, int kChunks, int kTiles>
-__device__ inline void add_scores(float (&sum)[kTiles][4], const uint32_t (&words)[2][4], const uint32_t* tile, int chunk, Lane lane) {
+__device__ inline void add_scores(float (&sum)[kTiles][4], const uint32_t (&words)[2][4], const uint32_t* tile, int step, Lane lane) {
   if constexpr (kBf16) {
     const uint32_t a[2][4] = {{words[0][0], words[1][0], words[0][1], words[1][1]}, {words[0][2], words[1][2], words[0][3], words[1][3]}};
     GENERANT_UNROLL
     for (int j = 0; j < kTiles; ++j) {
       uint32_t y[4];
-      read_chunk(tile + chunk_at<kChunks>(8 * j + lane.g, chunk + lane.t), y);
+      read_chunk(tile + chunk_at<kChunks>(lane.g, step % 2 * 4 + lane.t, j, step / 2), y);
       mma_bf16(sum[j], a[0], {y[0], y[1]});
       mma_bf16(sum[j], a[1], {y[2], y[3]});
     }
@@ -122,7 +159,7 @@ __device__ inline void add_scores(float (&sum)[kTiles][4], const uint32_t (&word
     GENERANT_UNROLL
     for (int j = 0; j < kTiles; ++j) {
       float y[4], y_big[2][2], y_small[2][2], part[4] = {};
-      read_chunk(tile + chunk_at<kChunks>(8 * j + lane.g, chunk + lane.t), y);
+      read_chunk(tile + chunk_at<kChunks>(lane.g, step % 2 * 4 + lane.t, j, step / 2), y);
       GENERANT_UNROLL
       for (int i = 0; i < 4; ++i) split_tf32(y[i], y_big[i / 2][i % 2], y_small[i / 2][i % 2]);
       GENERANT_UNROLL
@@ -149,7 +186,7 @@ __device__ inline void add_average(float (&sum)[kSums][4], const float (&weights
         if (m * 32 < columns) {
           uint32_t y[2][4];
           GENERANT_UNROLL
-          for (int i = 0; i < 2; ++i) read_chunk(tile + chunk_at<kChunks>(4 * (j + i) + lane.t, 8 * m + lane.g), y[i]);
+          for (int i = 0; i < 2; ++i) read_chunk(tile + chunk_at<kChunks>(4 * i + lane.t, lane.g, j / 2, m), y[i]);
           GENERANT_UNROLL
           for (int q = 0; q < 4; ++q) mma_bf16(sum[4 * m + q], a, {y[0][q], y[1][q]});
         }
@@ -163,7 +200,7 @@ __device__ inline void add_average(float (&sum)[kSums][4], const float (&weights
         if (m * 32 < columns) {
           float y[4][4];
           GENERANT_UNROLL
-          for (int i = 0; i < 4; ++i) read_chunk(tile + chunk_at<kChunks>(8 * (j + i / 2) + 2 * lane.t + i % 2, 8 * m + lane.g), y[i]);
+          for (int i = 0; i < 4; ++i) read_chunk(tile + chunk_at<kChunks>(2 * lane.t + i % 2, lane.g, j + i / 2, m), y[i]);
           GENERANT_UNROLL
           for (int q = 0; q < 4; ++q) {
             float y_big[2][2], y_small[2][2], part[4] = {};

@@ -45,7 +45,7 @@ __global__ void largest_log(const double* logs, int64_t count, double* most) {
 
 __device__ inline double with_sign(double s, double a) { return s > 0 ? a : s < 0 ? -a : s == 0 ? 0 : s; }
 
-template <class T, bool kOfX> __global__ void __launch_bounds__(kBwdThreads) bwd_rows(BwdProblem<T> p) {
+template <class T, bool kOfX> __global__ void __launch_bounds__(kBwdThreads, 1) bwd_rows(BwdProblem<T> p) {
   __shared__ double first[kBwdThreads], second[kBwdThreads], along[kBwdThreads];   // [own row][other row]
   const int64_t own_rows = kOfX ? p.n : p.m, other_rows = kOfX ? p.m : p.n, begin = int64_t(blockIdx.x) * kBwdRows;
   const int own = threadIdx.x / kBwdRows, slot = threadIdx.x % kBwdRows, form = p.kernel.form;

@@ -8,32 +8,40 @@ namespace {
 
 // ---- gradients from differences ----
 
+// Float32 weights wait in registers while coordinates pass through the shared memory they came from; float64 ones stay.
+template <class T> constexpr int kWeightsKept = sizeof(T) == 8 ? kTileRows<T> * kScoreStride : 0;
+template <class T> constexpr size_t kDifferenceBytes = kWeightsKept<T> ? (kWeightsKept<T> + kSlabSize<T>) * sizeof(T) : kTileBytes<T>;
+
 // sums[part][i][k] += sum_j W_ij (x_ik - y_jk), or times the sign of that for |x - y|_1: directly, so nothing cancels.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads<T>) multiply_differences(KernelWeights<1, T> weights, int64_t share, double* sums) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) multiply_differences(KernelWeights<1, T> weights, int64_t share, double* sums) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = weights.points;
   const bool signs = p.form == kManhattan;
-  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>, first = blockIdx.y * share, last = min(p.column_tiles(), first + share);
+  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;
+  const int first = int(blockIdx.y * share), last = int(min(p.column_tiles(), first + share));
   const T* own = own_scores(shared);
   const int g = threadIdx.x % kWarp / 4, t = threadIdx.x % 4;
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t j0 = tile * kTileColumns;
+  for (int tile = first; tile < last; ++tile) {
+    const int64_t j0 = int64_t(tile) * kTileColumns;
     weights.tile(i0, j0, shared);
     T w[2][kStrips][2];
-    GENERANT_UNROLL
-    for (int h = 0; h < 2; ++h)
+    if (!kWeightsKept<T>)
       GENERANT_UNROLL
-      for (int strip = 0; strip < kStrips; ++strip) {
-        const Pack<T, 2> pair = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(h, strip));
-        w[h][strip][0] = pair.v[0], w[h][strip][1] = pair.v[1];
-      }
+      for (int h = 0; h < 2; ++h)
+        GENERANT_UNROLL
+        for (int strip = 0; strip < kStrips; ++strip) {
+          const Pack<T, 2> pair = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(h, strip));
+          w[h][strip][0] = pair.v[0], w[h][strip][1] = pair.v[1];
+        }
+    auto weight = [&](int h, int strip, int c) { return kWeightsKept<T> ? own[own_offset(h, strip) + c] : w[h][strip][c]; };
+    T* const slab = shared + kWeightsKept<T>;
     for (int64_t k0 = 0; k0 < p.width; k0 += kSlab) {
       __syncthreads();
-      load_slab(shared, p.packed_x + i0 * p.width, p.width, p.packed_y + j0 * p.width, p.width, k0, p.width);
+      load_slab(slab, p.packed_x + i0 * p.width, p.width, p.packed_y + j0 * p.width, p.width, k0, p.width);
       copies_done();
       __syncthreads();
-      const T *x = shared + (threadIdx.x / kWarp * 16 + g) * kSlabStride, *y = shared + (kTileRows<T> + 2 * t) * kSlabStride;
+      const T *x = slab + (threadIdx.x / kWarp * 16 + g) * kSlabStride, *y = slab + (kTileRows<T> + 2 * t) * kSlabStride;
 #pragma unroll 1
       for (int k = 0; k < kSlab && k0 + k < p.d; ++k) {
         const T x0 = x[k], x1 = x[8 * kSlabStride + k];
@@ -42,7 +50,7 @@ __global__ void __launch_bounds__(kTileThreads<T>) multiply_differences(KernelWe
         for (int strip = 0; strip < kStrips; ++strip)
           GENERANT_UNROLL
           for (int c = 0; c < 2; ++c) {
-            const T at = y[(8 * strip + c) * kSlabStride + k], u0 = x0 - at, u1 = x1 - at, w0 = w[0][strip][c], w1 = w[1][strip][c];
+            const T at = y[(8 * strip + c) * kSlabStride + k], u0 = x0 - at, u1 = x1 - at, w0 = weight(0, strip, c), w1 = weight(1, strip, c);
             if (signs) {
               s0 += u0 > 0 ? w0 : u0 < 0 ? -w0 : w0 * 0, s1 += u1 > 0 ? w1 : u1 < 0 ? -w1 : w1 * 0;
             } else if (j0 + own_column(strip) + c < p.m) {
@@ -122,7 +130,7 @@ KERNEL_SCRATCH(kernel_matvec_dx, gradient_scratch) {
   plan.weights.prepare(c);
   if (plan.differences) {
     clear(c, plan.sums, sizeof(double) * plan.parts * p.n * p.d);
-    launch(c, multiply_differences<T>, grid_of(p.row_tiles(), plan.parts), kTileThreads<T>, kTileBytes<T>, plan.weights, plan.share,
+    launch(c, multiply_differences<T>, grid_of(p.row_tiles(), plan.parts), kTileThreads<T>, kDifferenceBytes<T>, plan.weights, plan.share,
            plan.sums);
     launch(c, finish_products<T, Scaled>, grid_of(ceil_div(p.n * p.d, 256)), 256, 0, plan.sums, plan.parts, p.n, p.d, 0, p.n, p.d,
            Scaled{p.form == kSquare ? 2.0 : 1.0}, out<T>(c));

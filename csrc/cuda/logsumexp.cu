@@ -101,31 +101,35 @@ __device__ inline void merge(double& top, double& sum, double other_top, double 
 
 // tops[part][i] and sums[part][i], of `share` tiles of columns each.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads<T>) sum_exponentials(SoftmaxScores<T> scores, int64_t share, double* tops, double* sums) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) sum_exponentials(SoftmaxScores<T> scores, int64_t share, double* tops, double* sums) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = scores.points;
-  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>, first = blockIdx.y * share, last = min(p.column_tiles(), first + share);
+  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;
+  const int first = int(blockIdx.y * share), last = int(min(p.column_tiles(), first + share));
   const T* own = own_scores(shared);
   SoftmaxState<T> state[2];
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t j0 = tile * kTileColumns;
+  for (int tile = first; tile < last; ++tile) {
+    const int64_t j0 = int64_t(tile) * kTileColumns;
     score_tile(p, i0, j0, shared);
     GENERANT_UNROLL
     for (int h = 0; h < 2; ++h) {
-      T t[kStrips][2], top = state[h].top, sum = 0;
-      GENERANT_UNROLL
-      for (int strip = 0; strip < kStrips; ++strip) {
-        const Pack<T, 2> q = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(h, strip));
+      T top = state[h].top, sum = 0;
+      auto exponent = [&](int strip, int c) {
+        return scores.exponent(own[own_offset(h, strip) + c], j0 + own_column(strip) + c);
+      };
+#pragma unroll (sizeof(T) == 4 ? kStrips : 1)
+      for (int strip = 0; strip < kStrips; ++strip)
         GENERANT_UNROLL
         for (int c = 0; c < 2; ++c) {
-          t[strip][c] = scores.exponent(q.v[c], j0 + own_column(strip) + c);
-          top = t[strip][c] > top ? t[strip][c] : top;
+          const T t = exponent(strip, c);
+          top = t > top ? t : top;
         }
-      }
       state[h].raise(top);
       top = state[h].top;
-      GENERANT_UNROLL
-      for (int strip = 0; strip < kStrips; ++strip) sum += power_of_2(t[strip][0] - top) + power_of_2(t[strip][1] - top);
+#pragma unroll (sizeof(T) == 4 ? kStrips : 1)
+      for (int strip = 0; strip < kStrips; ++strip)
+        GENERANT_UNROLL
+        for (int c = 0; c < 2; ++c) sum += power_of_2(exponent(strip, c) - top);
       state[h].sum.add(sum);
     }
   }

@@ -125,7 +125,7 @@ template <class T> struct SumPlan {
 };
 
 // A square of pairs per block: sums of all values, weighted if there are weights; kRows: of squares, rows and columns.
-template <class T, bool kRows> __global__ void __launch_bounds__(kTileThreads<T>) sum_squares(SumPlan<T> plan) {
+template <class T, bool kRows> __global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) sum_squares(SumPlan<T> plan) {
   DYNAMIC_SHARED(T, shared);
   __shared__ double reduced[kWarp], column_sums[kTileThreads<T>];
   const Points<T>& p = plan.points;

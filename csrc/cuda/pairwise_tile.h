@@ -21,6 +21,7 @@ namespace {
 constexpr int kTileColumns = 64, kStrips = kTileColumns / 8;
 template <class T> constexpr int kTileRows = sizeof(T) == 4 ? 128 : 64;
 template <class T> constexpr int kTileThreads = 2 * kTileRows<T>;
+constexpr int kTileBlocks = 2;                       // that registers must leave room for on a multiprocessor
 constexpr int kRowPadding = 128;                     // packed rows are as many as whole tiles of either kind have
 constexpr int kSlab = 16, kSlabStride = kSlab + 4;   // coordinates in shared memory at a time; no two rows in one bank
 constexpr int kScoreStride = kTileColumns + 8;
@@ -201,55 +202,70 @@ __device__ inline void load_slab(T* to, const T* a, int64_t lda, const T* b, int
 
 template <class T> struct Scores { T at[kStrips][4]; };
 
-// s.at += the products of a slab's w coordinates, a multiple of 8.
+// Fragments of mma.h as big + small, both TF32.
+template <int N> struct Split {
+  float big[N], small[N];
+  __device__ Split() : big{}, small{} {}
+  template <class... F> __device__ explicit Split(F... x) : big{x...} {
+    GENERANT_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const float whole = big[i];
+      big[i] = to_tf32(whole), small[i] = to_tf32(whole - big[i]);
+    }
+  }
+};
+__device__ inline void mma_split(float (&c)[4], const Split<4>& a, const Split<2>& b) {
+  mma_tf32(c, a.small, b.big);
+  mma_tf32(c, a.big, b.small);
+  mma_tf32(c, a.big, b.big);
+}
+
+// s.at += the products of a slab's w coordinates, a multiple of 8. Each slab is summed from zero: that loses fewer digits,
+// and tensor cores round towards zero, so their sums must be short.
 __device__ inline void add_products(Scores<float>& s, const float* a, const float* b, int w) {
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-  for (int k = 0; k < w; k += 8) {
-    const float *x = a + g * kSlabStride + k + t, *y = b + g * kSlabStride + k + t;
-    const float of_x[4] = {x[0], x[8 * kSlabStride], x[4], x[8 * kSlabStride + 4]};
+  const float *x = a + g * kSlabStride + t, *y = b + g * kSlabStride + t;
+  const bool whole = w > 8;
+  Split<4> x0(x[0], x[8 * kSlabStride], x[4], x[8 * kSlabStride + 4]), x1;
+  if (whole) x1 = Split<4>(x[8], x[8 * kSlabStride + 8], x[12], x[8 * kSlabStride + 12]);
+  GENERANT_UNROLL
+  for (int strip = 0; strip < kStrips; ++strip, y += 8 * kSlabStride) {
+    float part[4] = {};
+    mma_split(part, x0, Split<2>(y[0], y[4]));
+    if (whole) mma_split(part, x1, Split<2>(y[8], y[12]));
     GENERANT_UNROLL
-    for (int strip = 0; strip < kStrips; ++strip) {
-      const float of_y[2] = {y[8 * strip * kSlabStride], y[8 * strip * kSlabStride + 4]};
-      mma_3xtf32(s.at[strip], of_x, of_y);
-    }
+    for (int c = 0; c < 4; ++c) s.at[strip][c] += part[c];
   }
 }
 
 // The same for sums that are not products (or not of float32); w is a multiple of 4.
 template <int kForm, class T> __device__ inline void add_terms(Scores<T>& s, const T* a, const T* b, int w) {
-  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   constexpr int n = 16 / sizeof(T);
   using Some = Pack<T, n>;
-  for (int k = 0; k < w; k += n) {
-    const Some x0 = *reinterpret_cast<const Some*>(a + g * kSlabStride + k);
-    const Some x1 = *reinterpret_cast<const Some*>(a + (g + 8) * kSlabStride + k);
-    GENERANT_UNROLL
-    for (int strip = 0; strip < kStrips; ++strip) {
+  const T *x = a + threadIdx.x % kWarp / 4 * kSlabStride, *y = b + 2 * (threadIdx.x % 4) * kSlabStride;
+  GENERANT_UNROLL
+  for (int strip = 0; strip < kStrips; ++strip, y += 8 * kSlabStride) {
+    T part[4] = {};
+    for (int k = 0; k < w; k += n) {
       GENERANT_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        const Some y = *reinterpret_cast<const Some*>(b + (8 * strip + 2 * t + c) * kSlabStride + k);
-        T &s0 = s.at[strip][c], &s1 = s.at[strip][2 + c];
+      for (int at = 0; at < 4; ++at) {
+        const Some p = *reinterpret_cast<const Some*>(x + at / 2 * 8 * kSlabStride + k);
+        const Some q = *reinterpret_cast<const Some*>(y + at % 2 * kSlabStride + k);
         GENERANT_UNROLL
         for (int r = 0; r < n; ++r) {
-          const T u = x0.v[r] - y.v[r], v = x1.v[r] - y.v[r];
-          if constexpr (kForm == kInner) s0 = fused(x0.v[r], y.v[r], s0), s1 = fused(x1.v[r], y.v[r], s1);
-          if constexpr (kForm == kSquare) s0 = fused(u, u, s0), s1 = fused(v, v, s1);
-          if constexpr (kForm == kManhattan) s0 += u < 0 ? -u : u, s1 += v < 0 ? -v : v;
+          const T u = p.v[r] - q.v[r];
+          if constexpr (kForm == kInner) part[at] = fused(p.v[r], q.v[r], part[at]);
+          if constexpr (kForm == kSquare) part[at] = fused(u, u, part[at]);
+          if constexpr (kForm == kManhattan) part[at] += u < 0 ? -u : u;
         }
       }
     }
+    GENERANT_UNROLL
+    for (int at = 0; at < 4; ++at) s.at[strip][at] += part[at];
   }
 }
 
-template <class T> __device__ inline void add_slab(Scores<T>& s, int form, const T* a, const T* b, int w) {
-  if (form == kSquare) add_terms<kSquare>(s, a, b, w);
-  else if (form == kManhattan) add_terms<kManhattan>(s, a, b, w);
-  else if constexpr (sizeof(T) == 4) add_products(s, a, b, w);
-  else add_terms<kInner>(s, a, b, w);
-}
-
-// Sums over `width` coordinates of kTileRows rows of a against kTileColumns rows of b. In float32 the sum of each slab
-// starts from zero: tensor cores round towards zero, so their sums must be short. idle: no row of this warp exists.
+// Sums over `width` coordinates of kTileRows rows of a against kTileColumns rows of b. idle: no row of this warp exists.
 // Barriers before and after: `shared` may be in use by others.
 template <class T>
 __device__ inline Scores<T> sum_scores(int form, const T* a, int64_t lda, const T* b, int64_t ldb, int64_t width, bool idle, T* shared) {
@@ -265,16 +281,10 @@ __device__ inline Scores<T> sum_scores(int form, const T* a, int64_t lda, const 
     if (idle) continue;
     const T *of_a = slab + threadIdx.x / kWarp * 16 * kSlabStride, *of_b = slab + kTileRows<T> * kSlabStride;
     const int w = width - k < kSlab ? int(width - k) : kSlab;
-    if constexpr (sizeof(T) == 8) {
-      add_slab(total, form, of_a, of_b, w);
-    } else {
-      Scores<T> part = {};
-      add_slab(part, form, of_a, of_b, w);
-      GENERANT_UNROLL
-      for (int strip = 0; strip < kStrips; ++strip)
-        GENERANT_UNROLL
-        for (int c = 0; c < 4; ++c) total.at[strip][c] += part.at[strip][c];
-    }
+    if (form == kSquare) add_terms<kSquare>(total, of_a, of_b, w);
+    else if (form == kManhattan) add_terms<kManhattan>(total, of_a, of_b, w);
+    else if constexpr (sizeof(T) == 4) add_products(total, of_a, of_b, w);
+    else add_terms<kInner>(total, of_a, of_b, w);
   }
   __syncthreads();
   return total;

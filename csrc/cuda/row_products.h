@@ -10,44 +10,47 @@
 
 namespace {
 
-constexpr int kFewColumns = 8;
+constexpr int kFewColumns = 8, kFewAtOnce = 4;
 constexpr int64_t kChunk = int64_t(8) << 20, kChunkRows = 8192;
 
 // ---- few columns ----
 
-// states[part][i][E], of `share` tiles of columns each.
+// states[part][i][..], of `share` tiles of columns each; a block has E columns of v, so all of them make scores again.
 template <int E, class W, class T>
-__global__ void __launch_bounds__(kTileThreads<T>) few_products(W weights, const T* v, int64_t e, int64_t share, double* states) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) few_products(W weights, const T* v, int64_t e, int64_t share, int64_t width, double* states) {
   DYNAMIC_SHARED(T, shared);
   __shared__ T vectors[kTileColumns * E];
   const Points<T>& p = weights.points;
-  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>, first = blockIdx.y * share, last = min(p.column_tiles(), first + share);
+  const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;
+  const int first = int(blockIdx.y * share), last = int(min(p.column_tiles(), first + share)), k0 = blockIdx.z * E;
   const T* own = own_scores(shared);
   Total<T> total[2][E];
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t j0 = tile * kTileColumns;
+  for (int tile = first; tile < last; ++tile) {
+    const int64_t j0 = int64_t(tile) * kTileColumns;
     __syncthreads();                                 // the vectors before may still be read
     for (int at = threadIdx.x; at < kTileColumns * E; at += kTileThreads<T>) {
-      const int64_t j = j0 + at / E, c = at % E;
+      const int64_t j = j0 + at / E, c = k0 + at % E;
       vectors[at] = j < p.m && c < e ? v[j * e + c] : T(0);
     }
     weights.tile(i0, j0, shared);
-    T s[2][E] = {};
     GENERANT_UNROLL
-    for (int strip = 0; strip < kStrips; ++strip) {
-      const Pack<T, 2> w0 = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(0, strip));
-      const Pack<T, 2> w1 = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(1, strip));
-      GENERANT_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        const T* row = vectors + (own_column(strip) + c) * E;
-        const bool real = j0 + own_column(strip) + c < p.m;
+    for (int h = 0; h < 2; ++h) {
+      T s[E] = {};
+#pragma unroll 2
+      for (int strip = 0; strip < kStrips; ++strip) {
+        const Pack<T, 2> w = *reinterpret_cast<const Pack<T, 2>*>(own + own_offset(h, strip));
         GENERANT_UNROLL
-        for (int k = 0; k < E; ++k)
-          if (real) s[0][k] = fused(w0.v[c], row[k], s[0][k]), s[1][k] = fused(w1.v[c], row[k], s[1][k]);
+        for (int c = 0; c < 2; ++c) {
+          const T* row = vectors + (own_column(strip) + c) * E;
+          const bool real = j0 + own_column(strip) + c < p.m;
+          GENERANT_UNROLL
+          for (int k = 0; k < E; ++k)
+            if (real) s[k] = fused(w.v[c], row[k], s[k]);
+        }
       }
+      GENERANT_UNROLL
+      for (int k = 0; k < E; ++k) total[h][k].add(s[k]);
     }
-    GENERANT_UNROLL
-    for (int k = 0; k < E; ++k) total[0][k].add(s[0][k]), total[1][k].add(s[1][k]);
   }
   GENERANT_UNROLL
   for (int h = 0; h < 2; ++h)
@@ -55,7 +58,7 @@ __global__ void __launch_bounds__(kTileThreads<T>) few_products(W weights, const
     for (int k = 0; k < E; ++k) {
       const double s = warp_sum(total[h][k].value(), 4);
       const int64_t i = i0 + own_row(h);
-      if (threadIdx.x % 4 == 0 && i < p.n) states[(blockIdx.y * p.n + i) * E + k] = s;
+      if (threadIdx.x % 4 == 0 && i < p.n) states[(blockIdx.y * p.n + i) * width + k0 + k] = s;
     }
 }
 
@@ -84,7 +87,7 @@ __global__ void finish_products(const double* states, int64_t parts, int64_t str
 // ---- many columns ----
 
 template <class W, class T>
-__global__ void __launch_bounds__(kTileThreads<T>)
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks)
 write_weights(W weights, int64_t begin_i, int64_t begin_j, T* chunk, int64_t ld, uint32_t* near) {
   DYNAMIC_SHARED(T, shared);
   const int64_t i = int64_t(blockIdx.y) * kTileRows<T>, j = int64_t(blockIdx.x) * kTileColumns;
@@ -101,7 +104,7 @@ write_weights(W weights, int64_t begin_i, int64_t begin_j, T* chunk, int64_t ld,
 
 // sums[part][row][column] += chunk times vectors, `share` columns of the chunk per part.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads<T>)
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks)
 multiply_chunk(const T* chunk, int64_t ld, int64_t count, int64_t columns, const T* vectors, int64_t stride, int64_t share,
                double* sums, int64_t rows, int64_t width) {
   DYNAMIC_SHARED(T, shared);
@@ -170,7 +173,7 @@ template <class T> struct ProductPlan {
   ProductPlan(const Points<T>& p, int64_t e_, bool take_near, bool always_many, Carve& scratch)
       : n(p.n), m(p.m), e(e_), few(e_ <= kFewColumns && !always_many), ones(take_near), near(take_near) {
     if (few) {
-      width = e == 1 ? 1 : kFewColumns;
+      width = e == 1 ? 1 : padded(e, kFewAtOnce);
       parts = parts_of(p.row_tiles(), p.column_tiles());
       share = ceil_div(p.column_tiles(), parts);
       sums = scratch.take<double>(parts * n * width);
@@ -193,9 +196,11 @@ template <class T> struct ProductPlan {
   template <class W, class F> void run(const Call& c, const W& weights, const T* v, const F& finish, T* out) const {
     if (few) {
       const Points<T>& p = weights.points;
-      const dim3 grid = grid_of(p.row_tiles(), parts);
-      if (width == 1) launch(c, few_products<1, W, T>, grid, kTileThreads<T>, kTileBytes<T>, weights, v, e, share, sums);
-      else launch(c, few_products<kFewColumns, W, T>, grid, kTileThreads<T>, kTileBytes<T>, weights, v, e, share, sums);
+      if (width == 1)
+        launch(c, few_products<1, W, T>, grid_of(p.row_tiles(), parts), kTileThreads<T>, kTileBytes<T>, weights, v, e, share, width, sums);
+      else
+        launch(c, few_products<kFewAtOnce, W, T>, grid_of(p.row_tiles(), parts, width / kFewAtOnce), kTileThreads<T>, kTileBytes<T>,
+               weights, v, e, share, width, sums);
       launch(c, finish_products<T, F>, grid_of(ceil_div(n * e, 256)), 256, 0, sums, parts, n, width, 0, n, e, finish, out);
       return;
     }

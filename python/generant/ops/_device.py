@@ -24,7 +24,7 @@ from ._spec import DTYPE_NUMBER
 
 __all__ = [
     "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array",
-    "is_device", "kernels", "namespace", "program", "put", "run", "to_device", "zeros_like",
+    "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "to_device", "zeros_like",
 ]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
@@ -393,6 +393,15 @@ def checked_device(where: str, device: Any, default: str = "cpu") -> str:
 def namespace(x: Any) -> Any:
     """The module whose functions take x: CuPy for a device array, else NumPy."""
     return cupy("namespace") if is_device(_innermost(x)) else np
+
+
+def numbers(*scalars: Any) -> tuple[float, ...]:
+    """Numbers, wherever they are, as Python floats: at most one copy from the GPU."""
+    like = next((x for x in scalars if is_device(x)), None)
+    if like is None:
+        return tuple([float(x) for x in scalars])
+    cp = cupy("numbers")
+    return tuple(cp.stack([cp.asarray(x, cp.float64).reshape(()) for x in scalars]).get().tolist())
 
 
 def beside(like: Any, x: Any) -> Any:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from . import _device
+from ._device import numbers
 from ._table import op, rule
 from .activation import affine, exp, log
 from .arithmetic import add, mul
 from .kernel_matvec import kernel_matvec_dx
 from .layout import cast, reshape
-from .logsumexp import logsumexp
+from .logsumexp import _ones, logsumexp
 from .reduce import expand
 from .reduce import sum as _sum
 
@@ -28,11 +30,34 @@ GAIN = 0.05  # a step beyond the plain one must gain this share of what that gai
 OMEGA = 1.8  # over-relaxation where nothing is extrapolated
 
 
-def _weights(name: str, given: Any, n: int) -> np.ndarray:
-    weights = np.full(n, 1 / n) if given is None else given
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ValueError(f"sinkhorn: {name} must be finite, not negative and not all 0")
-    return weights
+def _weights(given: Any, points: Any) -> Any:
+    """The weights of a side: uniform if absent."""
+    n = points.shape[0]
+    return _device.full(points, (n,), 1 / n, np.float64) if given is None else given
+
+
+def _check_measures(x: Any, y: Any, a: Any, b: Any, rho: float | None, symmetric: bool) -> None:
+    """Refuse weights that no measure has, sums that differ, and sides that should be equal and are not."""
+    totals = []
+    for name, points, given in (("a", x, a), ("b", y, b)):
+        w = _weights(given, points)
+        wrong, total = numbers(w.size - (w >= 0).sum(), w.sum())  # NaN is not >= 0
+        if wrong or not 0 < total < np.inf:
+            raise ValueError(f"sinkhorn: {name} must be finite, not negative and not all 0")
+        totals.append(total)
+    if rho is None and abs(totals[0] - totals[1]) > 1e-6 * max(totals):
+        raise ValueError(
+            f"sinkhorn: a and b must have the same sum, got {totals[0]:.9g} and {totals[1]:.9g}; rho= allows for a "
+            "difference"
+        )
+
+    def same(one: Any, two: Any) -> bool:
+        if one is two or one is None or two is None:
+            return one is two
+        return one.shape == two.shape and bool(_device.namespace(one).array_equal(one, two))
+
+    if symmetric and not (same(x, y) and same(a, b)):
+        raise ValueError("sinkhorn: symmetric=True needs y equal to x and b equal to a")
 
 
 def _check_sinkhorn(
@@ -51,88 +76,86 @@ def _check_sinkhorn(
         raise ValueError(f"sinkhorn: scaling must be at least 0 and below 1, got {scaling!r}")
     if x.shape[0] == 0 or y.shape[0] == 0:
         raise ValueError(f"sinkhorn: x and y need at least one row each, got shapes {x.shape} and {y.shape}")
-    total_a, total_b = _weights("a", a, x.shape[0]).sum(), _weights("b", b, y.shape[0]).sum()
-    if rho is None and abs(total_a - total_b) > 1e-6 * max(total_a, total_b):
-        raise ValueError(
-            f"sinkhorn: a and b must have the same sum, got {total_a:.9g} and {total_b:.9g}; rho= allows for a "
-            "difference"
-        )
-    same = x is y or (x.shape == y.shape and np.array_equal(x, y))
-    if symmetric and not (same and (a is b or (a is not None and b is not None and np.array_equal(a, b)))):
-        raise ValueError("sinkhorn: symmetric=True needs y equal to x and b equal to a")
+    if _device.is_array(x):  # on a GPU its values are not at hand here: the definition looks at them there
+        _check_measures(x, y, a, b, rho, symmetric)
 
 
 class _Side:
     """The points of one side: their weights, and what is optimal for them when the other side's potential is fixed."""
 
-    def __init__(self, points: Any, weights: np.ndarray, rho: float | None) -> None:
+    def __init__(self, points: Any, weights: Any, rho: float | None) -> None:
         self.points, self.weights, self.rho = points, weights, rho
+        self.np = _device.namespace(points)
         with np.errstate(divide="ignore"):
-            self.logs = np.log(weights)
+            self.logs = self.np.log(weights)
 
-    def row_potential(self, other: "_Side", potential: np.ndarray, reg: float, cost: str) -> np.ndarray:
+    def zeros(self) -> Any:
+        return self.np.zeros(len(self.weights))
+
+    def row_potential(self, other: "_Side", potential: Any, reg: float, cost: str) -> Any:
         """s with exp((f_i - s_i) / reg) = marginal_i / weight_i of the plan of f and the other side's potential."""
-        bias = np.asarray(other.logs + potential / reg, np.float64)
-        return -reg * np.asarray(logsumexp(self.points, other.points, bias, scale=1 / reg, cost=cost), np.float64)
+        bias = self.np.asarray(other.logs + potential / reg, np.float64)
+        lse = logsumexp(self.points, other.points, bias, scale=1 / reg, cost=cost)
+        return -reg * self.np.asarray(lse, np.float64)
 
-    def best(self, s: np.ndarray, reg: float) -> np.ndarray:
+    def best(self, s: Any, reg: float) -> Any:
         """The potential that maximises the dual objective."""
         return s if self.rho is None else s / (1 + reg / self.rho)
 
-    def utility(self, f: np.ndarray) -> np.ndarray:
+    def utility(self, f: Any) -> Any:
         """What the dual objective gives for f, per weight."""
-        return f if self.rho is None else -self.rho * np.expm1(-f / self.rho)
+        return f if self.rho is None else -self.rho * self.np.expm1(-f / self.rho)
 
-    def target(self, f: np.ndarray) -> Any:
+    def target(self, f: Any) -> Any:
         """The marginal per weight at which f is optimal."""
-        return 1 if self.rho is None else np.exp(-f / self.rho)
+        return 1 if self.rho is None else self.np.exp(-f / self.rho)
 
-    def error(self, f: np.ndarray, s: np.ndarray, reg: float) -> float:
+    def error(self, f: Any, s: Any, reg: float) -> Any:
         """The L1 distance of the plan's marginal to what is optimal for f."""
-        return float(self.weights @ np.abs(np.exp((f - s) / reg) - self.target(f)))
+        return self.weights @ self.np.abs(self.np.exp((f - s) / reg) - self.target(f))
 
-    def objective(self, f: np.ndarray, s: np.ndarray, reg: float) -> float:
+    def objective(self, f: Any, s: Any, reg: float) -> Any:
         """The dual objective as a function of f alone, up to a constant."""
-        return float(self.weights @ (self.utility(f) - reg * np.exp((f - s) / reg)))
+        return self.weights @ (self.utility(f) - reg * self.np.exp((f - s) / reg))
 
-    def relaxed(self, f: np.ndarray, best: np.ndarray, s: np.ndarray, reg: float) -> np.ndarray:
-        """Beyond `best` by over-relaxation, if that gains enough in the dual objective."""
-        beyond, before = f + OMEGA * (best - f), self.objective(f, s, reg)
-        enough = GAIN * (self.objective(best, s, reg) - before)
-        return beyond if self.objective(beyond, s, reg) - before >= enough else best
+    def relaxed(self, f: Any, best: Any, s: Any, reg: float, before: Any, gained: Any) -> Any:
+        """Beyond `best` by over-relaxation, if that gains enough in the dual objective: `before` at f, `gained` at best."""
+        beyond = f + OMEGA * (best - f)
+        return self.np.where(self.objective(beyond, s, reg) - before >= GAIN * gained, beyond, best)
 
 
-def _extrapolation(tail: list[tuple], weights: np.ndarray) -> np.ndarray:
+def _extrapolation(tail: list[tuple], weights: Any) -> Any:
     """Anderson's correction of the last step: what least squares over the steps before makes of it.
 
     tail: pairs of a point f and the step T f - f. Walker & Ni (2011), eq. 2.2, in the norm of the weights; by
-    Gram-Schmidt from the newest difference on, which leaves out those that say nothing new.
+    Gram-Schmidt from the newest difference on, where those that say nothing new become 0.
     """
-    root = np.sqrt(weights)
-    rest, correction = tail[-1][1] * root, np.zeros_like(root)
-    known, moves = np.empty((len(tail) - 1, len(root))), np.empty((len(tail) - 1, len(root)))
-    count = 0
-    for (point, step), (next_point, next_step) in zip(tail[-2::-1], tail[:0:-1], strict=True):
+    xp = _device.namespace(weights)
+    root = xp.sqrt(weights)
+    rest, correction = tail[-1][1] * root, xp.zeros_like(root)
+    known, moves = xp.zeros((len(tail) - 1, len(root))), xp.zeros((len(tail) - 1, len(root)))
+    for i, ((point, step), (next_point, next_step)) in enumerate(zip(tail[-2::-1], tail[:0:-1], strict=True)):
         move = next_step - step
         along, move = move * root, move + (next_point - point)
         size = along @ along
         for _ in range(2):  # once more, against rounding
-            share = known[:count] @ along
-            along -= share @ known[:count]
-            move -= share @ moves[:count]
+            share = known[:i] @ along
+            along -= share @ known[:i]
+            move -= share @ moves[:i]
         length = along @ along
-        if length > 1e-18 * size:
-            known[count], moves[count] = along / length**0.5, move / length**0.5
-            share = known[count] @ rest
-            rest -= share * known[count]
-            correction -= share * moves[count]
-            count += 1
+        new = length > 1e-18 * size
+        scale = xp.where(new, length, 1) ** -0.5 * new
+        known[i], moves[i] = along * scale, move * scale
+        share = known[i] @ rest
+        rest -= share * known[i]
+        correction -= share * moves[i]
     return correction
 
 
 def _start(x: Any, y: Any, reg: float, cost: str, scaling: float) -> list[float]:
     """Regularisations from the diameter down to reg, without reg."""
-    low, high = np.minimum(x.min(axis=0), y.min(axis=0)), np.maximum(x.max(axis=0), y.max(axis=0))
+    xp = _device.namespace(x)
+    low, high = xp.minimum(x.min(axis=0), y.min(axis=0)), xp.maximum(x.max(axis=0), y.max(axis=0))
     square = float((((high - low).astype(np.float64)) ** 2).sum())
     found, at = [], square if cost == "sqeuclidean" else square**0.5
     while scaling > 0 and reg < at < np.inf:
@@ -143,7 +166,8 @@ def _start(x: Any, y: Any, reg: float, cost: str, scaling: float) -> list[float]
 
 def _solve(one, two, reg, cost, tol, max_iter, start):
     """Alternating maximisation: (f, g, the utilities of both, marginal error, iterations)."""
-    f, mass, done = np.zeros(len(one.weights)), (one.weights.sum() + two.weights.sum()) / 2, 0
+    f, done = one.zeros(), 0
+    mass = sum(numbers(one.weights.sum(), two.weights.sum())) / 2
     for at in start[: max_iter - 1]:
         g = two.best(two.row_potential(one, f, at, cost), at)
         f, done = one.best(one.row_potential(two, g, at, cost), at), done + 1
@@ -152,8 +176,8 @@ def _solve(one, two, reg, cost, tol, max_iter, start):
     tried: tuple | None = None
     while True:
         g = two.best(two.row_potential(one, f, reg, cost), reg)
-        gained = one.weights @ one.utility(f), two.weights @ two.utility(g)
-        objective, done = sum(gained) - reg * float(two.weights @ (two.target(g) * np.ones_like(g))), done + 1
+        gained, done = two.weights @ two.utility(g), done + 1
+        objective = one.weights @ one.utility(f) + gained - reg * (two.weights @ (two.target(g) * two.np.ones_like(g)))
         if tried is not None and not objective >= tried[0]:  # extrapolated too far: less of it, or none
             _, best, step, safe = tried
             trust /= 10
@@ -163,31 +187,34 @@ def _solve(one, two, reg, cost, tol, max_iter, start):
                 f, tail, tried = safe, [], None
             continue
         s = one.row_potential(two, g, reg, cost)
-        best, error = one.best(s, reg), one.error(f, s, reg) / mass  # of the plan of f and g; best can but lower it
+        best = one.best(s, reg)
+        (error,) = numbers(one.error(f, s, reg) / mass)  # of the plan of f and g; best can but lower it
         if not error > tol or done >= max_iter:
-            return best, g, one.weights @ one.utility(best) + gained[1], error, done
+            return best, g, sum(numbers(one.weights @ one.utility(best), gained)), error, done
         if tol == 0:
             f = best
             continue
         trust, tail = max(min(1.0, 4 * trust), 0.1), [*tail[-MEMORY:], (f, best - f)]
-        safe, tried = one.relaxed(f, best, s, reg), None
+        before = one.objective(f, s, reg)
+        gain = one.objective(best, s, reg) - before
+        safe, tried = one.relaxed(f, best, s, reg, before, gain), None
         if len(tail) > 1 and done < max_iter - 1:
-            gain = one.objective(best, s, reg) - one.objective(f, s, reg)
-            noise = rounding * (one.weights @ np.abs(one.utility(f)) + two.weights @ np.abs(two.utility(g)))
+            noise = rounding * (one.weights @ one.np.abs(one.utility(f)) + two.weights @ two.np.abs(two.utility(g)))
             tried = objective + GAIN * gain - noise, best, _extrapolation(tail, one.weights), safe
         f = safe if tried is None else best + trust * tried[2]
 
 
 def _solve_symmetric(one, reg, cost, tol, max_iter):
     """A set with itself: one potential, one logsumexp per iteration. The value is that of the plan of f and T f."""
-    f, mass, done = np.zeros(len(one.weights)), one.weights.sum(), 0
+    f, done = one.zeros(), 0
+    (mass,) = numbers(one.weights.sum())
     while True:
         s = one.row_potential(one, f, reg, cost)
         best = one.best(s, reg)
-        error = 2 * one.error(f, s, reg) / mass
+        (error,) = numbers(2 * one.error(f, s, reg) / mass)
         done += 1
         if not error > tol or done >= max_iter:
-            return f, best, one.weights @ (one.utility(f) + one.utility(best)), error, done
+            return f, best, numbers(one.weights @ (one.utility(f) + one.utility(best)))[0], error, done
         f = f + SYMMETRIC_STEPS[done % 2] * (best - f)
 
 
@@ -198,13 +225,9 @@ def _kernel_of(reg: float, cost: str) -> dict[str, Any]:
     return dict(kernel="rbf", bandwidth=((0.5 * reg) ** 0.5,))
 
 
-def _ones(points: Any) -> np.ndarray:
-    return np.ones((points.shape[0], 1), points.dtype)
-
-
 def _linear(one, two, f, g, reg, cost):
     """<C, P>. C is homogeneous: C = (<x, dC/dx> + <y, dC/dy>) / 2 for squared distances, without 2 for distances."""
-    logs = [np.asarray(side.logs + p / reg, np.float64) for side, p in ((one, f), (two, g))]
+    logs = [side.np.asarray(side.logs + p / reg, np.float64) for side, p in ((one, f), (two, g))]
     sides = [(one.points, two.points, *logs)]
     if two is not one:
         sides.append((two.points, one.points, *logs[::-1]))
@@ -256,21 +279,27 @@ def sinkhorn(
     Raises ValueError for reg, rho, tol, max_iter or scaling out of range, weights that are negative, not finite or all
     0, sums of weights that differ without rho, symmetric=True with different sides.
     """
-    one = _Side(x, _weights("a", a, x.shape[0]), rho)
-    two = one if symmetric else _Side(y, _weights("b", b, y.shape[0]), rho)
+    if _device.is_device(x):
+        _check_measures(x, y, a, b, rho, symmetric)
+    one = _Side(x, _weights(a, x), rho)
+    two = one if symmetric else _Side(y, _weights(b, y), rho)
     with np.errstate(over="ignore", invalid="ignore"):
         if symmetric:
             f, last, utility, error, done = _solve_symmetric(one, reg, cost, tol, int(max_iter))
-            mass, f = one.weights @ (one.target(last) * np.ones_like(f)), (f + last) / 2
+            f = (f + last) / 2
             g = f.copy()
         else:
             start = _start(x, y, reg, cost, SCALING if scaling is None else scaling) if tol > 0 else []
             f, g, utility, error, done = _solve(one, two, reg, cost, tol, int(max_iter), start)
-            mass = one.weights @ (one.target(f) * np.ones_like(f))
-        value = utility - reg * (mass - one.weights.sum() * two.weights.sum())
+            last = f
+        mass, mass_one, mass_two, at_one, at_two = numbers(
+            one.weights @ (one.target(last) * one.np.ones_like(f)), one.weights.sum(), two.weights.sum(),
+            one.weights @ f, two.weights @ g,
+        )  # fmt: skip
+        value = utility - reg * (mass - mass_one * mass_two)
         along = _linear(one, two, f, g, reg, cost) if linear else np.nan
         if rho is None:
-            shift = (two.weights @ g - one.weights @ f) / (2 * one.weights.sum())
+            shift = (at_two - at_one) / (2 * mass_one)
             f, g = f + shift, g - shift
     return np.float64(value), np.float64(along), f, g, np.float64(error), np.int64(done), np.uint8(error <= tol)
 

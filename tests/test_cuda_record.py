@@ -1,8 +1,8 @@
-"""Recorded steps on device arrays: CUDA graphs have the bits of the step itself, whatever is in between and beside them.
+"""Recorded steps on device arrays: CUDA graphs have the bits of the step itself, whatever is between and beside them.
 
-The step is the GAN's of test_record.py: two networks in turns, gradient penalties (second derivatives), clipping, Adam,
-averages, noise from a key. Seen to fail: with one place for two threads, with results that are not copied out of a plan,
-with inputs from the host that are not uploaded, without the check of indices.
+The step is the GAN's of test_record.py: two networks in turns, gradient penalties (second derivatives), clipping,
+Adam, averages, noise from a key. Seen to fail: with one place for two threads, with results that are not copied out of
+a plan, with inputs from the host that are not uploaded, without the check of indices.
 """
 
 from __future__ import annotations

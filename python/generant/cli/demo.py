@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results (default runs/demo)")
     parser.add_argument("--epochs", type=int, help=f"passes over the training images (default {EPOCHS})")
     parser.add_argument("--quick", action="store_true", help="a small model, briefly: does everything work?")
-    parser.add_argument("--backend", choices=("native", "numba", "definition"), help="not the best one installed")
+    parser.add_argument("--backend", choices=("native", "numba", "definition", "cuda"),
+                        help="not the best one installed; cuda: fit and sample on the GPU")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,22 +59,25 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--epochs must be at least 1, got {arguments.epochs}")
     if not 0 <= arguments.seed < 2**64:
         raise ValueError(f"--seed must lie in 0 ... 2^64 - 1, got {arguments.seed}")
-    config = _choose_backend(arguments.backend)
+    config, device = _choose_backend(arguments.backend), "cuda" if arguments.backend == "cuda" else "cpu"
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     from .. import io
     from ..data import digits
     from ..models import Diffusion, DivergedError
+    from ..ops import _device
 
     data = digits(random_state=arguments.seed)
     print(f"generant {config['generant']}: {config['backend']} backend, {config['threads']} threads, {config['ISA']}")
+    if device == "cuda":
+        print(f"fit and sample on the GPU: {config['CUDA']}")
     print(f"UCI digits: {len(data.train)} training images, {len(data.held_out)} held out, 8 x 8 pixels, 10 classes")
     settings: dict[str, Any] = dict(QUICK) if arguments.quick else {"epochs": EPOCHS}
     if arguments.epochs is not None:
         settings["epochs"] = arguments.epochs
     model = Diffusion(**settings, random_state=arguments.seed, verbose=1)
     try:
-        model.fit(data.train, data.train_labels)
+        model.fit(_device.to_device(data.train) if device == "cuda" else data.train, data.train_labels)
     except KeyboardInterrupt:
         print(f"\ninterrupted: {_save(model, arguments.out)}", file=sys.stderr)
         raise
@@ -85,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     n = QUICK_SAMPLES if arguments.quick else SAMPLES
     labels = np.arange(n) % 10
-    samples = model.sample(n, labels, random_state=arguments.seed)
+    samples = _device.from_device(model.sample(n, labels, random_state=arguments.seed))
     sampled = time.perf_counter()
     scores = _scores(data, samples, labels, arguments.seed)
 
@@ -98,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = {
         "seed": arguments.seed,
         "quick": arguments.quick,
+        "device": device,
         "config": {k: str(v) for k, v in config.items()},
         "model": {k: v for k, v in model.get_params().items() if k != "callbacks"},
         "n_samples": n,
@@ -118,7 +123,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _choose_backend(wanted: str | None) -> dict[str, Any]:
-    """The configuration in force, with the backend that was asked for; it can be chosen once per process."""
+    """The configuration in force, with the backend that was asked for; it can be chosen once per process.
+
+    "cuda" is the GPU beside the best backend of the CPU; an error if there is none.
+    """
+    if wanted == "cuda":
+        from ..ops import _device
+
+        _device.checked_device("--backend cuda", "cuda")
+        wanted = None
     if wanted is not None:
         os.environ["GENERANT_BACKEND"] = wanted
     from .. import show_config

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=float, default=0.0, metavar="F", help="fraction not trained on (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the model and the samples (default 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint of an interrupted run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default cpu)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -74,10 +75,12 @@ def parse_settings(kind: Any, given: list[str]) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import io, models
+    from ..ops import _device
 
     if not find_spec("matplotlib"):
         raise ImportError("the pictures of a run need matplotlib: pip install 'generant[demo]'")
     out, seed = arguments.out, runs.check_seed(arguments.seed)
+    device = _device.checked_device("--device", arguments.device)
     kind = getattr(models, KINDS[arguments.kind])
     settings = parse_settings(kind, arguments.set)
     checkpoint = out / runs.CHECKPOINT
@@ -109,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{kind.__name__} of {len(found.x)} samples {' x '.join(map(str, found.x.shape[1:]))}{classes}", flush=True)
     begun = time.perf_counter()
     try:
-        model.fit(found.x, y, resume=checkpoint if arguments.resume else None)
+        x = _device.to_device(found.x) if device == "cuda" else found.x
+        model.fit(x, y, resume=checkpoint if arguments.resume else None)
     except KeyboardInterrupt:
         print(f"\ninterrupted: {_write(model, out)}", file=sys.stderr)
         raise

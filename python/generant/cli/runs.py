@@ -96,13 +96,17 @@ def label_of(model: Any, given: str | None) -> Any:
     raise ValueError(f"--y {given} is not one of the classes {', '.join(map(str, model.classes_))}")
 
 
-def draw(model: Any, n: int, y: Any, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+def draw(
+    model: Any, n: int, y: Any, seed: int, device: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples and the class of each, None of a model without classes; classes come as often as in training if y is
-    None."""
+    None. device: where they are drawn."""
+    from ..ops import _device
+
     labels = None
     if model.classes_ is not None:
         labels = np.full(n, y) if y is not None else model.classes_[model._codes(n, None, seed)]
-    return model.sample(n, labels, random_state=seed), labels
+    return _device.from_device(model.sample(n, labels, random_state=seed, device=device)), labels
 
 
 def bounds(model: Any) -> tuple[float, float]:
@@ -114,16 +118,19 @@ def bounds(model: Any) -> tuple[float, float]:
 
 def show(model: Any, seed: int, title: str) -> bytes:
     """A picture of samples of one seed: of a conditional model, a row per class."""
+    from ..ops import _device
+
     images = model.scaling_.image is not None
     options: dict[str, Any] = {"title": title}
     if getattr(model, "autoencoder", None) is None:
         options["bounds"] = bounds(model)
     if not images and getattr(model, "autoencoder", None) is None:
-        return pictures.picture(model.sample(1000 if model.scaling_.size == 2 else 64, random_state=seed), **options)
+        n = 1000 if model.scaling_.size == 2 else 64
+        return pictures.picture(_device.from_device(model.sample(n, random_state=seed)), **options)
     if model.classes_ is None:
-        return pictures.picture(model.sample(64, random_state=seed), **options)
+        return pictures.picture(_device.from_device(model.sample(64, random_state=seed)), **options)
     classes = model.classes_[:10]
-    x = model.sample(10 * len(classes), np.repeat(classes, 10), random_state=seed)
+    x = _device.from_device(model.sample(10 * len(classes), np.repeat(classes, 10), random_state=seed))
     return pictures.picture(x, columns=10, labels=classes, **options)
 
 

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=64, help="how many (default 64)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png, .npz (arrays x, y) or .npy")
     parser.add_argument("--y", metavar="LABEL", help="the class of all (default: as often as in training)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to draw (default cpu)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same samples (default 0)")
 
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
     check_suffix(arguments.out)
     model, _ = runs.load(arguments.folder)
-    x, labels = runs.draw(model, arguments.n, runs.label_of(model, arguments.y), seed)
+    x, labels = runs.draw(model, arguments.n, runs.label_of(model, arguments.y), seed, arguments.device)
     write_samples(arguments.out, x, labels, model)
     print(f"{len(x)} samples {' x '.join(map(str, x.shape[1:]))} written to {arguments.out}")
     return 0

@@ -52,7 +52,7 @@ __device__ inline void add_columns(uint32_t in, int64_t* to, int64_t columns) {
       atomicAdd(reinterpret_cast<unsigned long long*>(to + 2 * lane + c), static_cast<unsigned long long>(count[c]));
 }
 
-template <class T> __global__ void __launch_bounds__(kTileThreads<T>) count_tiles(Balls<T> b, BallCounts to) {
+template <class T> __global__ void count_tiles(Balls<T> b, BallCounts to) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = b.search.points;
   const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;
@@ -97,7 +97,7 @@ template <class T> __global__ void __launch_bounds__(kTileThreads<T>) count_tile
 }
 
 // smallest[part][i]: the radius of the smallest ball of the part that holds row i.
-template <class T> __global__ void __launch_bounds__(kTileThreads<T>) smallest_tiles(Balls<T> b, T* smallest) {
+template <class T> __global__ void smallest_tiles(Balls<T> b, T* smallest) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = b.search.points;
   const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;

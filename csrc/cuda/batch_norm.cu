@@ -15,8 +15,8 @@ template <class T> int64_t backward_bytes(const Call& c) { return norm_backward_
 }  // namespace
 
 KERNEL_SCRATCH(batch_norm, forward_bytes) {
-  norm_forward<T, false>(c, in<T>(c, 0), out<T>(c), 1, rows(c.in[0]), last(c.in[0]), affine_of<T>(c, 1, c.attr[0], nullptr, nullptr, nullptr),
-                         out<T>(c, 1), out<T>(c, 2));
+  norm_forward<T, false>(c, in<T>(c, 0), out<T>(c), 1, rows(c.in[0]), last(c.in[0]),
+                         affine_of<T>(c, 1, c.attr[0], nullptr, nullptr, nullptr), out<T>(c, 1), out<T>(c, 2));
 }
 
 KERNEL_SCRATCH(batch_norm_bwd, backward_bytes) {
@@ -47,6 +47,6 @@ template <class T> struct Update {
 
 KERNEL(batch_norm_update_) {
   const double count = c.attr[0];
-  each(c, last(c.in[0]), Update<T>{static_cast<T*>(c.in[0].data), static_cast<T*>(c.in[1].data), in<T>(c, 2), in<T>(c, 3), c.attr[1], c.attr[2],
-                                   count / (count - 1)});
+  each(c, last(c.in[0]), Update<T>{static_cast<T*>(c.in[0].data), static_cast<T*>(c.in[1].data), in<T>(c, 2), in<T>(c, 3),
+                                   c.attr[1], c.attr[2], count / (count - 1)});
 }

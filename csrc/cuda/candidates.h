@@ -101,7 +101,7 @@ template <class T, int E> constexpr size_t candidate_bytes() {
 static_assert(candidate_bytes<float, 1>() <= kMaxShared && candidate_bytes<double, 1>() <= kMaxShared);
 
 template <class T, int E>
-__global__ void __launch_bounds__(kTileThreads<T>) find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
+__global__ void __launch_bounds__(kTileThreads<T>, 2) find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = s.points;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -196,20 +196,21 @@ __global__ void finish_rows(Search<T> s, Ranks<T> r, Lists<T> lists, T* distance
   T reach = T(HUGE_VAL);
   for (int64_t part = lane; part < s.parts; part += kWarp) reach = min(reach, lists.reach[i * s.parts + part]);
   reach = warp_reduce(reach, Min{});
-  Best<T, E> best, other;
-  best.read(lists.low + i * s.parts * kList<E>, lists.column + i * s.parts * kList<E>);
-  for (int64_t part = 1; part < s.parts; ++part) {
-    other.read(lists.low + (i * s.parts + part) * kList<E>, lists.column + (i * s.parts + part) * kList<E>);
-    GENERANT_UNROLL
-    for (int e = 0; e < E; ++e)
-      for (unsigned marks = __ballot_sync(0xffffffffu, other.low[e] < T(HUGE_VAL) && !(other.low[e] > reach)); marks; marks &= marks - 1) {
-        const int l = __ffs(int(marks)) - 1;
-        const T low = warp_from(other.low[e], l);
-        const uint32_t j = warp_from(other.column[e], l);
-        if (low > reach) continue;
-        best.put(low, j);
-        reach = shorter(reach, best, s, r, slack, low, int64_t(j));
-      }
+  Best<T, E> best;
+  const int64_t first = i * s.parts * kList<E>;
+  best.read(lists.low + first, lists.column + first);
+#pragma unroll 1
+  for (int64_t at = first + kList<E>; at < first + s.parts * kList<E>; at += kWarp) {
+    const T low = lists.low[at + lane];
+    const uint32_t column = lists.column[at + lane];
+    for (unsigned marks = __ballot_sync(0xffffffffu, low < T(HUGE_VAL) && !(low > reach)); marks; marks &= marks - 1) {
+      const int l = __ffs(int(marks)) - 1;
+      const T v = warp_from(low, l);
+      const uint32_t j = warp_from(column, l);
+      if (v > reach) continue;
+      best.put(v, j);
+      reach = shorter(reach, best, s, r, slack, v, int64_t(j));
+    }
   }
   const int filled = best.filled();
   const bool known = filled == p.m - p.self || (reach < T(HUGE_VAL) && (filled < kList<E> || best.at(kList<E> - 1) > reach));

@@ -42,7 +42,8 @@ __device__ inline void merge_moments(double& na, double& mean, double& m2, doubl
 }
 
 // Mean and squared deviations of every channel over a chunk of rows: partial (sample, chunk, 2, c).
-template <class T> __global__ void __launch_bounds__(kColumnThreads, 2) column_moments(const T* x, ColumnGrid s, double* partial, bool wide) {
+template <class T>
+__global__ void __launch_bounds__(kColumnThreads, 2) column_moments(const T* x, ColumnGrid s, double* partial, bool wide) {
   constexpr int N = kPack<T>, kAhead = 8;
   __shared__ double means[N][kColumnThreads], squares[N][kColumnThreads];
   __shared__ int counts[kColumnThreads];
@@ -147,8 +148,8 @@ merge_groups(const double* partial, ColumnGrid s, int64_t groups, double eps, do
 
 // partial: s.partials(n) doubles; mean, rstd: n * groups; means, rstds (T) may be null.
 template <class T>
-inline void group_moments(const Call& c, const T* x, int64_t n, const ColumnGrid& s, int64_t groups, double eps, double* partial, double* mean,
-                          double* rstd, T* means, T* rstds) {
+inline void group_moments(const Call& c, const T* x, int64_t n, const ColumnGrid& s, int64_t groups, double eps, double* partial,
+                          double* mean, double* rstd, T* means, T* rstds) {
   launch(c, column_moments<T>, grid_of(s.blocks(n)), kColumnThreads, 0, x, s, partial, wide_rows<T>(s.c, x));
   launch(c, merge_groups<T>, grid_of(n * groups), kGroupThreads, 0, partial, s, groups, eps, mean, rstd, means, rstds);
 }

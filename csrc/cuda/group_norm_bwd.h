@@ -77,7 +77,8 @@ group_gradients(const double* partial, NormAffine<T> affine, ColumnGrid s, int l
   if (threadIdx.x == 0) rest[blockIdx.x] = rest_of<T>(rstd, t / count, tz / count);
 }
 
-template <class T, bool kSilu> __device__ inline PackOf<T> input_gradient(const PackOf<T>& x, const PackOf<T>& g, const Folded<T>& f, const Rest<T>* rest) {
+template <class T, bool kSilu>
+__device__ inline PackOf<T> input_gradient(const PackOf<T>& x, const PackOf<T>& g, const Folded<T>& f, const Rest<T>* rest) {
   PackOf<T> d;
   GENERANT_UNROLL
   for (int k = 0; k < kPack<T>; ++k) {
@@ -122,17 +123,20 @@ template <class T> struct NormGradients {
 };
 
 // dgain and dbias from what the samples add.
-template <class T> inline void parameter_gradients(const Call& c, const double* parameters, int64_t n, int64_t channels, const NormGradients<T>& d) {
+template <class T>
+inline void parameter_gradients(const Call& c, const double* parameters, int64_t n, int64_t channels, const NormGradients<T>& d) {
   launch(c, sum_lines<T>, grid_of(ceil_div(channels, kWarp)), 1024, 0, parameters, n, channels, d.gain, d.bias);
 }
 
 template <class T, bool kSilu>
-inline void two_pass_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine, const NormGradients<T>& d) {
+inline void two_pass_backward(const Call& c, const T* g, const T* x, int64_t n, const ColumnGrid& s, const NormAffine<T>& affine,
+                              const NormGradients<T>& d) {
   const int64_t groups = s.c / affine.each;
   double *partial = static_cast<double*>(c.scratch), *parameters = partial + s.partials(n);
   Rest<T>* rest = reinterpret_cast<Rest<T>*>(partial + backward_doubles(n, s));
   const bool wide = wide_rows<T>(s.c, x, g, d.x), wanted = d.gain || d.bias;
-  launch(c, column_sums<T, GroupSums<T, kSilu>>, grid_of(s.blocks(n)), kColumnThreads, 0, x, g, GroupSums<T, kSilu>{affine}, s, partial, wide);
+  launch(c, column_sums<T, GroupSums<T, kSilu>>, grid_of(s.blocks(n)), kColumnThreads, 0, x, g,
+         GroupSums<T, kSilu>{affine}, s, partial, wide);
   int lanes = 1;
   while (lanes < kWarp && lanes < affine.each) lanes *= 2;
   launch(c, group_gradients<T>, grid_of(n * groups), kGroupThreads, 0, partial, affine, s, lanes,

@@ -97,8 +97,8 @@ template <bool kMean, class T> inline void forward(const Call& c, const T* bias,
   const T *x = in<T>(c, 0), *gain = in<T>(c, 1);
   const bool wide = wide_rows<T>(d, x, gain, bias, out<T>(c));
   for_rows<T>(n, d, [&](auto v, auto block, int threads, int lanes, dim3 grid) {
-    launch(c, norm_rows<T, decltype(v)::value, decltype(block)::value != 0, kMean>, grid, threads, 0, x, gain, bias, out<T>(c), means, rstds,
-           n, d, T(c.attr[0]), lanes, wide);
+    launch(c, norm_rows<T, decltype(v)::value, decltype(block)::value != 0, kMean>, grid, threads, 0, x, gain, bias, out<T>(c), means,
+           rstds, n, d, T(c.attr[0]), lanes, wide);
   });
 }
 
@@ -109,13 +109,14 @@ template <bool kMean, class T> inline void backward(const Call& c, const T* mean
   const bool wide = wide_rows<T>(d, x, g, gain, dx);
   if (dx && d > 0)
     for_rows<T>(n, d, [&](auto v, auto block, int threads, int lanes, dim3 grid) {
-      launch(c, norm_rows_bwd<T, decltype(v)::value, decltype(block)::value != 0, kMean>, grid, threads, 0, g, x, gain, means, rstds, dx, n, d,
-             lanes, wide);
+      launch(c, norm_rows_bwd<T, decltype(v)::value, decltype(block)::value != 0, kMean>, grid, threads, 0, g, x, gain, means, rstds, dx, n,
+             d, lanes, wide);
     });
   if (!dgain && !dbias) return;
   const ColumnGrid s = column_grid<T>(n, d);
   double* partial = static_cast<double*>(c.scratch);
-  launch(c, column_sums<T, ParameterSums<T>>, grid_of(s.blocks(1)), kColumnThreads, 0, x, g, ParameterSums<T>{means, rstds}, s, partial, wide);
+  launch(c, column_sums<T, ParameterSums<T>>, grid_of(s.blocks(1)), kColumnThreads, 0, x, g,
+         ParameterSums<T>{means, rstds}, s, partial, wide);
   launch(c, sum_lines<T>, grid_of(ceil_div(d, kWarp)), 1024, 0, partial, s.chunks, d, dgain, dbias);
 }
 

@@ -15,7 +15,7 @@ template <class T> using PackOf = Pack<T, kPack<T>>;
 
 // Whether rows of `n` numbers at these addresses (null: absent) consist of aligned packs.
 template <class T, class... P> inline bool wide_rows(int64_t n, const P*... p) {
-  return n % kPack<T> == 0 && (reinterpret_cast<uintptr_t>(static_cast<const void*>(nullptr)) | ... | reinterpret_cast<uintptr_t>(p)) % 16 == 0;
+  return n % kPack<T> == 0 && (uintptr_t(0) | ... | reinterpret_cast<uintptr_t>(p)) % 16 == 0;
 }
 
 // The first n (any number) of the pack at p, zeros after them.

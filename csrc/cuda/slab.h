@@ -9,8 +9,9 @@
 namespace {
 
 constexpr int kSlabThreads = 512;
-template <class T> constexpr int kMostHeld = 16;                       // packs of x in a thread, and of x and of g:
-template <class T> constexpr int kMostPairs = sizeof(T) == 4 ? 8 : 4;   // addresses and arithmetic in double need registers too
+// Packs of x in a thread, and of x and of g; beside double there is not room for as many.
+template <class T> constexpr int kMostHeld = sizeof(T) == 4 ? 16 : 8;
+template <class T> constexpr int kMostPairs = sizeof(T) == 4 ? 8 : 4;
 
 struct Slab {
   int64_t rows, c, groups, tiles;                    // positions; tiles: blocks per sample
@@ -19,11 +20,10 @@ struct Slab {
   bool fits() const { return held > 0; }
 };
 
-// K: how many numbers per channel are summed. Shared memory: part (K, slices, width), two numbers per group; five per
-// channel and terms (K, rows_at_once, width) in T.
-template <class T> inline size_t slab_shared(const Slab& s, int K) {
+// Shared memory: part (2, slices, width), two numbers per group; five per channel and terms (2, rows_at_once, width) in T.
+template <class T> inline size_t slab_shared(const Slab& s) {
   const size_t width = size_t(s.packs) * kPack<T>;
-  return (K * s.slices * width + 2 * s.wide_groups) * sizeof(double) + (5 + K * s.rows_at_once) * width * sizeof(T);
+  return (2 * s.slices * width + 2 * s.wide_groups) * sizeof(double) + (5 + 2 * s.rows_at_once) * width * sizeof(T);
 }
 
 template <class T> inline Slab slab_plan(int64_t rows, int64_t c, int64_t groups, int most) {
@@ -41,7 +41,7 @@ template <class T> inline Slab slab_plan(int64_t rows, int64_t c, int64_t groups
       s.tiles = ceil_div(groups, k), s.wide_groups = int(k), s.packs = int(packs), s.rows_at_once = int(at_once), s.held = held;
       const int64_t slices = s.threads() / (packs * N);
       s.slices = int(slices < 1 ? 1 : slices < at_once ? slices : at_once);
-      if (slab_shared<T>(s, most > 8 ? 1 : 2) <= kMaxShared) return s;
+      if (slab_shared<T>(s) <= kMaxShared) return s;
       s.held = 0;
     }
   }
@@ -63,8 +63,8 @@ template <class T> struct SlabPlace {
 template <class T> struct SlabMemory {
   double *part, *group0, *group1;
   T *channels, *terms;
-  __device__ SlabMemory(double* shared, const Slab& s, int K) {
-    part = shared, group0 = part + K * s.slices * s.packs * kPack<T>, group1 = group0 + s.wide_groups;
+  __device__ SlabMemory(double* shared, const Slab& s) {
+    part = shared, group0 = part + 2 * s.slices * s.packs * kPack<T>, group1 = group0 + s.wide_groups;
     channels = reinterpret_cast<T*>(group1 + s.wide_groups), terms = channels + 5 * s.packs * kPack<T>;
   }
   __device__ void put(const Slab& s, const SlabPlace<T>& at, int which, const T* sums) {
@@ -86,7 +86,7 @@ template <class T> struct SlabMemory {
     return *reinterpret_cast<const PackOf<T>*>(channels + (k * s.packs + at.lane) * kPack<T>);
   }
 
-  // terms (K, rows_at_once, width) summed over rows, into total(which, channel).
+  // K numbers per channel: terms (K, rows_at_once, width) summed over rows, into total(which, channel).
   __device__ void add_up(const Slab& s, int K) {
     const int width = s.packs * kPack<T>;
     __syncthreads();
@@ -121,27 +121,33 @@ template <class T> struct SlabMemory {
 };
 
 template <class T, int V, bool kSilu>
-__global__ void __launch_bounds__(V < 16 ? 256 : kSlabThreads, V < 16 ? 2 : 1)
+__global__ void __launch_bounds__(V < kMostHeld<T> ? 256 : kSlabThreads, V < kMostHeld<T> ? 2 : 1)
 slab_norm(const T* x, T* y, NormAffine<T> affine, Slab s, T* means, T* rstds, bool wide) {
   constexpr int N = kPack<T>;
   DYNAMIC_SHARED(double, shared);
   const SlabPlace<T> at(s);
-  SlabMemory<T> m(shared, s, 1);
+  SlabMemory<T> m(shared, s);
   const int64_t first = (int64_t(at.sample) * s.rows + at.row) * s.c + at.column, step = int64_t(s.rows_at_once) * s.c;
   const int rows = int(s.rows) - at.row;             // of this thread: 0, rows_at_once, ... < rows
   PackOf<T> a[V];
-  T sums[N] = {};
+  T sums[N] = {}, lost[N] = {};                      // and what rounding has lost: far from zero the mean needs it
   GENERANT_UNROLL
   for (int i = 0; i < V; ++i) a[i] = load_pack(x + first + i * step, i * s.rows_at_once < rows ? at.n : 0, wide);
   GENERANT_UNROLL
   for (int i = 0; i < V; ++i) {
     GENERANT_UNROLL
-    for (int k = 0; k < N; ++k) sums[k] += a[i].v[k];
+    for (int k = 0; k < N; ++k) {                    // Knuth's two-sum
+      const T v = a[i].v[k], t = sums[k] + v, z = t - sums[k];
+      lost[k] += (sums[k] - (t - z)) + (v - z);
+      sums[k] = t;
+    }
   }
   m.put(s, at, 0, sums);
-  m.add_up(s, 1);
+  m.put(s, at, 1, lost);
+  m.add_up(s, 2);
   const double count = double(s.rows) * s.each;
-  m.by_group(s, at.groups, [&](int j, double& sum, double&) { sum += m.total(s, 0, j); }, [&](int g, double sum, double) { m.group0[g] = sum / count; });
+  m.by_group(s, at.groups, [&](int j, double& sum, double&) { sum += m.total(s, 0, j) + m.total(s, 1, j); },
+             [&](int g, double sum, double) { m.group0[g] = sum / count; });
 
   m.by_channel(s, at, [&](int j, T* p, int) { *p = T(m.group0[j / s.each]); });
   Folded<T> f;
@@ -182,7 +188,7 @@ slab_gradient(const T* x, const T* g, NormAffine<T> affine, Slab s, ChannelGradi
   constexpr int N = kPack<T>;
   DYNAMIC_SHARED(double, shared);
   const SlabPlace<T> at(s);
-  SlabMemory<T> m(shared, s, 2);
+  SlabMemory<T> m(shared, s);
   const int64_t first = (int64_t(at.sample) * s.rows + at.row) * s.c + at.column, step = int64_t(s.rows_at_once) * s.c;
   const int rows = int(s.rows) - at.row;
   PackOf<T> a[V], b[V];
@@ -246,11 +252,12 @@ template <class T> inline int64_t norm_backward_bytes(int64_t n, int64_t rows, i
 
 // affine: without statistics; they go to means and rstds (n, groups), which may be null.
 template <class T, bool kSilu>
-inline void norm_forward(const Call& c, const T* x, T* y, int64_t n, int64_t rows, int64_t groups, NormAffine<T> affine, T* means, T* rstds) {
+inline void norm_forward(const Call& c, const T* x, T* y, int64_t n, int64_t rows, int64_t groups, NormAffine<T> affine,
+                         T* means, T* rstds) {
   const Slab slab = slab_plan<T>(rows, affine.c, groups, kMostHeld<T>);
   if (slab.fits()) {
     auto run = slab.held == 2 ? slab_norm<T, 2, kSilu> : slab.held == 8 ? slab_norm<T, 8, kSilu> : slab_norm<T, kMostHeld<T>, kSilu>;
-    return launch(c, run, grid_of(n * slab.tiles), slab.threads(), slab_shared<T>(slab, 1), x, y, affine, slab, means, rstds,
+    return launch(c, run, grid_of(n * slab.tiles), slab.threads(), slab_shared<T>(slab), x, y, affine, slab, means, rstds,
                   wide_rows<T>(affine.c, x, y));
   }
   const ColumnGrid s = column_grid<T>(rows, affine.c);
@@ -265,10 +272,12 @@ inline void norm_backward(const Call& c, const T* g, const T* x, int64_t n, int6
                           const NormGradients<T>& d) {
   const Slab slab = slab_plan<T>(rows, affine.c, groups, kMostPairs<T>);
   if (!slab.fits()) return two_pass_backward<T, kSilu>(c, g, x, n, column_grid<T>(rows, affine.c), affine, d);
-  double* parameters = d.gain || d.bias ? static_cast<double*>(c.scratch) : nullptr;
+  const bool wanted = d.gain || d.bias;
+  double* parameters = wanted ? static_cast<double*>(c.scratch) : nullptr;
   launch(c, slab.held == 2 ? slab_gradient<T, 2, kSilu> : slab_gradient<T, kMostPairs<T>, kSilu>, grid_of(n * slab.tiles), slab.threads(),
-         slab_shared<T>(slab, 2), x, g, affine, slab, ChannelGradients<T>{d.scale, d.shift, parameters}, d.x, wide_rows<T>(affine.c, x, g, d.x));
-  if (parameters) parameter_gradients(c, parameters, n, affine.c, d);
+         slab_shared<T>(slab), x, g, affine, slab, ChannelGradients<T>{d.scale, d.shift, parameters}, d.x,
+         wide_rows<T>(affine.c, x, g, d.x));
+  if (wanted) parameter_gradients(c, parameters, n, affine.c, d);
 }
 
 }  // namespace

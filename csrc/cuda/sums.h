@@ -25,7 +25,7 @@ template <class T> __device__ inline double pack_sum(const PackOf<T>& v, int64_t
 template <class T, class Terms, class Finish>
 __global__ void __launch_bounds__(kSumThreads) run_sums(Terms terms, Finish finish, int64_t each, int64_t runs, double* partial) {
   __shared__ double shared[kWarp];
-  constexpr int kAhead = 4, N = kPack<T>, step = kSumThreads * N;
+  constexpr int kAhead = sizeof(T) == 4 ? 4 : 2, N = kPack<T>, step = kSumThreads * N;
   const int64_t i = blockIdx.x / runs, run = blockIdx.x % runs, base = i * each;
   const int64_t end = (run + 1) * kRun < each ? (run + 1) * kRun : each;
   double sum = 0;
@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kSumThreads) short_sums(Terms terms, Finish fi
   constexpr int N = kPack<T>;
   const int64_t i = global_thread() / lanes;
   double sum = 0;
-  for (int64_t j = threadIdx.x % lanes * N; i < samples && j < each; j += lanes * N) sum += pack_sum<T>(terms(i * each + j, each - j), each - j);
+  for (int64_t j = threadIdx.x % lanes * N; i < samples && j < each; j += lanes * N)
+    sum += pack_sum<T>(terms(i * each + j, each - j), each - j);
   sum = warp_sum(sum, lanes);
   if (i < samples && threadIdx.x % lanes == 0) finish(i, sum);
 }
@@ -68,7 +69,8 @@ inline void sums(const Call& c, int64_t samples, int64_t each, Terms terms, Fini
   if (each <= kShortRun) {
     int lanes = 1;
     while (lanes < kWarp && lanes * kPack<T> < each) lanes *= 2;
-    return launch(c, short_sums<T, Terms, Finish>, grid_of(ceil_div(samples, kSumThreads / lanes)), kSumThreads, 0, terms, finish, samples, each, lanes);
+    return launch(c, short_sums<T, Terms, Finish>, grid_of(ceil_div(samples, kSumThreads / lanes)), kSumThreads, 0, terms, finish, samples,
+                  each, lanes);
   }
   const int64_t runs = runs_of(each);
   launch(c, run_sums<T, Terms, Finish>, grid_of(samples * runs), kSumThreads, 0, terms, finish, each, runs, partial);

@@ -24,7 +24,8 @@ from ._spec import DTYPE_NUMBER
 
 __all__ = [
     "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array",
-    "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "to_device", "zeros_like",
+    "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of", "to_device", "view",
+    "zeros_like",
 ]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
@@ -373,6 +374,15 @@ def dense(x: Any) -> Any:
     return cp.ascontiguousarray(cp.from_dlpack(x.detach()) if is_torch(x) else cp.asarray(x))
 
 
+def view(x: Any) -> Any:
+    """A torch CUDA tensor, or each of a tuple or list, as a CuPy array over the same memory; the rest as it is."""
+    if isinstance(x, (tuple, list)) and any(map(is_torch, x)):
+        return type(x)(map(view, x))
+    if not (is_torch(x) and x.device.type == "cuda"):
+        return x
+    return cupy("view").from_dlpack(x.detach().resolve_conj().resolve_neg())
+
+
 def from_device(x: Any) -> Any:
     """x on the host: device arrays as NumPy arrays, everything else as it is."""
     if not is_device(x):
@@ -393,6 +403,17 @@ def checked_device(where: str, device: Any, default: str = "cpu") -> str:
 def namespace(x: Any) -> Any:
     """The module whose functions take x: CuPy for a device array, else NumPy."""
     return cupy("namespace") if is_device(_innermost(x)) else np
+
+
+@contextlib.contextmanager
+def stream_of(*xs: Any) -> Iterator[None]:
+    """CuPy on the stream of the first torch CUDA tensor among xs; nothing changes if there is none."""
+    tensor = next((x for x in xs if is_torch(x) and x.device.type == "cuda"), None)
+    if tensor is None:
+        yield
+        return
+    with torch_stream(cupy("stream_of"), tensor):
+        yield
 
 
 def numbers(*scalars: Any) -> tuple[float, ...]:

@@ -103,8 +103,9 @@ def to_host(where: str, name: str, x: Any) -> Any:
 
 
 def to_torch(x: Any) -> Any:
-    """A NumPy array as a torch tensor over the same memory."""
-    return sys.modules["torch"].from_dlpack(x) if isinstance(x, np.ndarray) else x
+    """A NumPy or CuPy array as a torch tensor over the same memory."""
+    foreign = isinstance(x, np.ndarray) or (hasattr(type(x), "__cuda_array_interface__") and not is_torch(x))
+    return sys.modules["torch"].from_dlpack(x) if foreign else x
 
 
 def as_dense(op: str, name: str, x: Any, dtype: np.dtype | None, in_place: bool) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import Var
+from . import _device
 from ._table import bilinear_triple, fused, op, rule
 from .activation import affine
 from .arithmetic import add
@@ -172,7 +174,7 @@ def attention_scores_dq(p: Any, k: Any) -> Any:
 
     p (n, heads, t, s), k (n, s, heads, d). Returns (n, t, heads, d).
     """
-    return np.ascontiguousarray(_heads_first(p @ _heads_first(k)))
+    return _heads_first(p @ _heads_first(k)).copy()
 
 
 @_products("q: n t heads d, p: n heads t s -> n s heads d")
@@ -181,7 +183,7 @@ def attention_scores_dk(q: Any, p: Any) -> Any:
 
     q (n, t, heads, d), p (n, heads, t, s). Returns (n, s, heads, d).
     """
-    return np.ascontiguousarray(_heads_first(np.swapaxes(p, 2, 3) @ _heads_first(q)))
+    return _heads_first(np.swapaxes(p, 2, 3) @ _heads_first(q)).copy()
 
 
 bilinear_triple(attention_scores, attention_scores_dq, attention_scores_dk)
@@ -196,7 +198,10 @@ def weighted_values(
         score = add(score, bias)
     if causal:
         t, s = q.shape[1], k.shape[1]
-        score = add(score, np.where(np.arange(s) > np.arange(t)[:, None], -np.inf, 0).astype(q.dtype))
+        hidden = np.where(np.arange(s) > np.arange(t)[:, None], -np.inf, 0).astype(q.dtype)
+        while isinstance(q, Var):
+            q = q.value
+        score = add(score, _device.to_device(hidden) if _device.is_device(q) else hidden)
     return attention_scores_dq(softmax(score), v)
 
 

@@ -119,7 +119,7 @@ class _Side:
         return self.weights @ (self.utility(f) - reg * self.np.exp((f - s) / reg))
 
     def relaxed(self, f: Any, best: Any, s: Any, reg: float, before: Any, gained: Any) -> Any:
-        """Beyond `best` by over-relaxation, if that gains enough in the dual objective: `before` at f, `gained` at best."""
+        """Beyond `best` by over-relaxation, if that gains enough (dual objective: `before` at f, `gained` at best)."""
         beyond = f + OMEGA * (best - f)
         return self.np.where(self.objective(beyond, s, reg) - before >= GAIN * gained, beyond, best)
 

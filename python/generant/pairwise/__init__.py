@@ -1,9 +1,10 @@
 """Every reduction over all pairs of two point sets, in O(n m) time and O(n + m) memory.
 
-Arrays in (NumPy, torch CPU tensors, anything NumPy can read), arrays of the same library out. float32 and float64 are
-computed as they are; float16, bool and integers of at most 16 bits become float32, wider integers float64. Leading
-axes are batches. Rows that are not finite are refused by index; traced arrays (generant.autograd) are not checked.
-n_threads limits the threads of one call, never changes its result; out receives the result.
+Arrays in (NumPy, CuPy, torch tensors, anything NumPy can read), arrays of the same library out. Arrays on a GPU are
+computed there; all arrays of a call must then be. float32 and float64 are computed as they are; float16, bool and
+integers of at most 16 bits become float32, wider integers float64. Leading axes are batches. Rows that are not finite
+are refused by index; traced arrays (generant.autograd) are not checked. n_threads limits the threads of one call, never
+changes its result; out receives the result.
 
 The ops underneath, generant.ops.kernel_sum and so on, take float arrays only, let NaN through, and are what
 derivatives are taken of.

@@ -1,7 +1,8 @@
 """How the functions of generant.pairwise take their arguments and hand back results.
 
-Points come as anything NumPy can read, or torch CPU tensors, with any number of leading batch axes; they are converted
-once, refused if a row is not finite, and the op underneath runs once per batch entry. Traced arrays go through
+Points come as anything NumPy can read, torch tensors or CuPy arrays, with any number of leading batch axes; they are
+converted once, refused if a row is not finite, and the op underneath runs once per batch entry. Arrays on a GPU stay
+there, and so do results. Traced arrays go through
 untouched: inside a differentiated function NaN propagates.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import Var
-from ..ops import _dispatch
+from ..ops import _device, _dispatch
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -60,7 +61,11 @@ def run(
     others = [g.value for g in given if type(g.value) is not np.ndarray and g.value is not None]
     traced = any([isinstance(a, Var) for a in others])
     torch = not traced and any([_dispatch.is_torch(a) for a in others])
-    arrays = [g.value for g in given] if traced else convert(function, given)
+    if torch and any([_device.is_device(a) for a in others]):
+        with _device.stream_of(*others):
+            result = run(function, call, *_without_torch(given), n_threads=n_threads, out=_device.view(out), cast=cast)
+            return out if out is not None else _to_torch(result)
+    arrays = [g.value for g in given] if traced else convert(function, given, device=True)
     batched = any([a is not None and len(a.shape) > g.ndim for a, g in zip(arrays, given, strict=True)])
     work = partial(each, function, call, arrays, given) if batched else partial(call, *arrays)
     if n_threads is None:
@@ -72,16 +77,26 @@ def run(
         result = _cast(result, arrays[0].dtype)
     if out is not None:
         return fill(function, out, result)
-    if torch:
-        return tuple(map(_dispatch.to_torch, result)) if isinstance(result, tuple) else _dispatch.to_torch(result)
-    return result
+    return _to_torch(result) if torch else result
 
 
-def convert(function: str, given: Sequence[Given], *, batch: bool = True, rows: int = 1) -> list[Any]:
-    """The arguments as NumPy arrays of one float dtype, finite, of equally many columns; None stays None.
+def _without_torch(given: Sequence[Given]) -> list[Given]:
+    return [g._replace(value=_device.view(g.value)) for g in given]
 
-    batch: leading axes are welcome. rows: points must have at least so many.
+
+def _to_torch(result: Any) -> Any:
+    return tuple(map(_dispatch.to_torch, result)) if isinstance(result, tuple) else _dispatch.to_torch(result)
+
+
+def convert(
+    function: str, given: Sequence[Given], *, batch: bool = True, rows: int = 1, device: bool = False
+) -> list[Any]:
+    """The arguments as arrays of one float dtype, finite, of equally many columns; None stays None.
+
+    batch: leading axes are welcome. rows: points must have at least so many. device: arrays on a GPU become CuPy
+    arrays, and all must be there; otherwise they are copied to the host, and all arrays are NumPy's.
     """
+    there = device and any([_device.is_device(g.value) for g in given])
     arrays: list[Any] = []
     number: Any = SINGLE
     first = None  # points that were given, whose columns all others must have
@@ -91,7 +106,12 @@ def convert(function: str, given: Sequence[Given], *, batch: bool = True, rows: 
             if a is None and g.optional:
                 arrays.append(None)
                 continue
-            a = _as_array(function, g.name, a)
+            a = _as_array(function, g.name, a, there)
+        elif there:
+            raise TypeError(
+                f"{function}: {g.name} is a NumPy array on the host, but other arrays are on a GPU; move it with "
+                "cupy.asarray, or the others with .get()"
+            )
         shape, kind = a.shape, a.dtype
         if len(shape) != g.ndim and (len(shape) < g.ndim or not batch):
             raise ValueError(f"{function}: {g.name} {_wanted_shape(g.ndim, batch, shape)}")
@@ -115,13 +135,17 @@ def convert(function: str, given: Sequence[Given], *, batch: bool = True, rows: 
             continue
         dtype = DOUBLE if g.bias else number
         if a.dtype is not dtype or not a.flags.c_contiguous:
-            a = arrays[i] = np.asarray(a, dtype, order="C")
+            a = arrays[i] = _device.namespace(a).asarray(a, dtype, order="C")
         if not g.bias:
             refuse_not_finite(function, g.name, a, g.ndim)
     return arrays
 
 
-def _as_array(function: str, name: str, a: Any) -> np.ndarray:
+def _as_array(function: str, name: str, a: Any, there: bool) -> Any:
+    if _device.is_device(a):
+        return _device.dense(a) if there else _device.from_device(a)
+    if there:
+        raise TypeError(f"{function}: {name} must be on a GPU, where other arrays are, got {type(a).__name__}")
     if _dispatch.is_torch(a):
         return _dispatch.from_torch(function, name, a)
     if a is None:
@@ -141,8 +165,12 @@ def _wanted_shape(ndim: int, batch: bool, got: tuple[int, ...]) -> str:
     return f"must have shape {'(n, d)' if ndim == 2 else '(n,)'}, got {got}{hint}"
 
 
-def refuse_not_finite(function: str, name: str, a: np.ndarray, ndim: int) -> None:
+def refuse_not_finite(function: str, name: str, a: Any, ndim: int) -> None:
     """ValueError naming the first row (of fewer than 2 dimensions: entry) with NaN or inf."""
+    if _device.is_device(a):
+        if bool(_device.namespace(a).isfinite(a).all()):
+            return
+        a = _device.from_device(a)
     if math.isfinite(np.vdot(a, a)) or np.isfinite(a).all():  # a sum that is finite has finite terms
         return
     bad = ~np.isfinite(a)
@@ -186,7 +214,8 @@ def _entry(a: Any, lead: tuple[int, ...], index: tuple[int, ...]) -> Any:
 
 def _stack(results: list[Any], lead: tuple[int, ...]) -> Any:
     if not any(isinstance(r, Var) for r in results):
-        return np.stack(results).reshape(lead + np.shape(results[0]))
+        xp = _device.namespace(results[0])
+        return xp.stack(results).reshape(lead + tuple(np.shape(results[0])))
     core = tuple(results[0].shape)
     stacked = ops.reshape(results[0], shape=(1, *core))
     for r in results[1:]:
@@ -194,11 +223,11 @@ def _stack(results: list[Any], lead: tuple[int, ...]) -> Any:
     return ops.reshape(stacked, shape=lead + core)
 
 
-def plain(a: Any) -> np.ndarray:
+def plain(a: Any) -> Any:
     """The array inside a traced one: indices, counts and errors are not differentiated."""
     while isinstance(a, Var):
         a = a.value
-    return np.asarray(a)
+    return a if _device.is_device(a) else np.asarray(a)
 
 
 def _cast(result: Any, dtype: np.dtype) -> Any:
@@ -215,12 +244,14 @@ def fill(function: str, out: Any, result: Any) -> Any:
         if not isinstance(out, (tuple, list)) or len(out) != len(result):
             raise TypeError(f"{function}: out must be a tuple of {len(result)} arrays, got {type(out).__name__}")
         return tuple(fill(function, o, r) for o, r in zip(out, result, strict=True))
-    if not isinstance(out, np.ndarray) or isinstance(result, Var):
-        raise TypeError(f"{function}: out must be a NumPy array (and no argument traced), got {type(out).__name__}")
+    there = _device.is_device(result)
+    if isinstance(result, Var) or not (_device.is_device(out) if there else isinstance(out, np.ndarray)):
+        wanted = "an array on the GPU" if there else "a NumPy array"
+        raise TypeError(f"{function}: out must be {wanted} (and no argument traced), got {type(out).__name__}")
     if out.shape != result.shape or out.dtype != result.dtype:
         wanted = f"shape {result.shape} and dtype {result.dtype}"
         raise ValueError(f"{function}: out must have {wanted}, got shape {out.shape} and dtype {out.dtype}")
-    if not out.flags.writeable:
+    if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError(f"{function}: out is read-only")
     out[...] = result
     return out

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from ._arguments import Given, convert, limited_threads, plain, run
 
 KERNELS = (
@@ -75,8 +76,10 @@ def _kernel_attributes(
 def unit_rows(x: Any) -> Any:
     """Rows of length 1; rows of zeros stay zero. Differentiable: the factor that keeps squares in range is a constant,
     and a power of two, so nothing depends on it."""
-    exponent = np.frexp(np.abs(plain(x)).max(axis=-1, keepdims=True))[1]
-    x = ops.mul(x, np.ldexp(np.ones(1, x.dtype), -exponent.clip(-120, 120)))
+    given = plain(x)
+    xp = _device.namespace(given)
+    exponent = xp.frexp(xp.abs(given).max(axis=-1, keepdims=True))[1]
+    x = ops.mul(x, xp.ldexp(xp.ones(1, x.dtype), -exponent.clip(-120, 120)))
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
     return ops.mul(x, ops.rsqrt(ops.clip(square, low=float(np.finfo(x.dtype).tiny), high=math.inf)))
 
@@ -204,18 +207,19 @@ def median_distance(x: Any, y: Any = None, *, n_threads: int | None = None) -> f
     Raises ValueError for other shapes, rows that are not finite, fewer than 2 rows.
     """
     given = Given("x", x), Given("y", y, optional=True)
-    z = np.concatenate([a for a in convert("median_distance", given, batch=False) if a is not None])
+    points = [a for a in convert("median_distance", given, batch=False, device=True) if a is not None]
+    z = _device.namespace(points[0]).concatenate(points)
     if len(z) < 2:
         raise ValueError(f"median_distance: there must be at least 2 rows, got {len(z)}")
     with limited_threads("median_distance", n_threads):
         return _quantile_of_distances(z, rank=(len(z) * (len(z) - 1) // 2 + 1) // 2)
 
 
-def _quantile_of_distances(z: np.ndarray, rank: int) -> float:
+def _quantile_of_distances(z: Any, rank: int) -> float:
     """The rank-th (from 1) smallest distance, as the smallest float32 radius that as many pairs lie within."""
 
     def pairs_within(radius: float) -> int:
-        balls = ops.radius_count(z, z, np.full(len(z), radius, z.dtype), closed=True)[0]
+        balls = ops.radius_count(z, z, _device.full(z, (len(z),), radius, z.dtype), closed=True)[0]
         return (int(balls.sum()) - len(z)) // 2
 
     def to_bits(radius: float) -> int:  # numbers >= 0 have the order of their bits
@@ -242,11 +246,15 @@ def _quantile_of_distances(z: np.ndarray, rank: int) -> float:
     return to_radius(above)
 
 
-def _drawn_distances(z: np.ndarray) -> np.ndarray:
+def _drawn_distances(z: Any) -> np.ndarray:
     """Distances of up to 4096 pairs of different rows."""
     i, j = np.random.default_rng(0).integers(0, len(z), (2, 4096))
     i, j = i[i != j], j[i != j]
     if not len(i):
         i, j = np.array([0]), np.array([1])
     parts = zip(np.array_split(i, 32), np.array_split(j, 32), strict=True)
-    return np.concatenate([np.linalg.norm(z[a].astype(np.float64) - z[b], axis=1) for a, b in parts])
+    xp = _device.namespace(z)
+    drawn = [
+        xp.linalg.norm(z[_device.beside(z, a)].astype(np.float64) - z[_device.beside(z, b)], axis=1) for a, b in parts
+    ]
+    return _device.from_device(xp.concatenate(drawn))

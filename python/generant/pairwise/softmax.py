@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ._arguments import Given, run
+from ..ops import _device
+from ._arguments import Given, plain, run
 
 
 def _check_scale(function: str, scale: Any) -> float:
@@ -88,7 +89,7 @@ def kde_logpdf(
     that are not finite, bandwidth <= 0, weights that are negative or all zero.
     """
     try:
-        h = np.asarray(bandwidth, np.float64)
+        h = np.asarray(_device.from_device(bandwidth), np.float64)
     except (TypeError, ValueError):
         h = np.full((), np.nan)
     if h.ndim > 1 or not (np.isfinite(h).all() and (h > 0).all()):
@@ -100,7 +101,7 @@ def kde_logpdf(
             raise ValueError(f"kde_logpdf: bandwidth has shape {h.shape}, but there are {m} centers")
         share = np.full(m, 1 / m)
         if weights is not None:
-            share = np.asarray(weights, np.float64)
+            share = np.asarray(_device.from_device(weights), np.float64)
             if share.shape != (m,) or not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
                 raise ValueError(f"kde_logpdf: weights must be {m} numbers >= 0 with a positive sum")
             share = share / share.sum()
@@ -109,14 +110,15 @@ def kde_logpdf(
 
     def call(x: Any, centers: Any) -> Any:
         m, d = centers.shape
-        bias = log_shares(m, d)
+        points = plain(centers)
+        bias = _device.beside(points, log_shares(m, d))
         if not h.ndim:
             return ops.logsumexp(x, centers, bias, scale=float(0.5 / h**2))
         # -|x - y|^2 / (2 h^2) = <(x, |x|^2), (y / h^2, -1 / (2 h^2))> - |y|^2 / (2 h^2)
         x, centers = ops.cast(x, dtype="float64"), ops.cast(centers, dtype="float64")
         mean = ops.mean(centers, axis=0, keepdims=True)
         x, centers = ops.sub(x, mean), ops.sub(centers, mean)
-        precision = 1 / h[:, None] ** 2
+        precision = _device.beside(points, 1 / h[:, None] ** 2)
         left = ops.concat(x, ops.sum(ops.square(x), axis=1, keepdims=True))
         right = ops.concat(ops.mul(centers, precision), -0.5 * precision)
         norms = ops.reshape(ops.mul(ops.sum(ops.square(centers), axis=1, keepdims=True), 0.5 * precision), shape=(m,))

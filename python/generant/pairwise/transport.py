@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import ops
+from ..ops import _device
 from ._arguments import Given, plain, run
 
 
@@ -86,15 +88,13 @@ def sinkhorn(
         if not debias:
             return found
         own = [ops.sinkhorn(z, z, w, w, symmetric=True, **settings) for z, w in ((x, u), (y, v))]
-        value, linear = (
-            ops.sub(found[i], ops.affine(ops.add(own[0][i], own[1][i]), scale=0.5)) for i in (0, 1)
-        )
+        value, linear = (ops.sub(found[i], ops.affine(ops.add(own[0][i], own[1][i]), scale=0.5)) for i in (0, 1))
         if unbalanced is not None:
             mass = [1.0 if w is None else ops.sum(w) for w in (u, v)]
             value = value + settings["reg"] / 2 * (mass[0] - mass[1]) * (mass[0] - mass[1])
         potentials = [ops.sub(found[2 + i], own[i][2]) for i in (0, 1)]
-        ends = [np.max([plain(t[i]) for t in (found, *own)]) for i in (4, 5)]
-        return value, linear, *potentials, ends[0], ends[1], min(plain(t[6]) for t in (found, *own))
+        ends = [_stacked(t[i] for t in (found, *own)) for i in (4, 5, 6)]
+        return value, linear, *potentials, ends[0].max(), ends[1].max(), ends[2].min()
 
     weights = (("x_weights", x_weights), ("y_weights", y_weights))
     given = Given("x", x), Given("y", y), *(Given(name, w, 1, optional=True, bias=True) for name, w in weights)
@@ -102,11 +102,18 @@ def sinkhorn(
     return Transport(value, linear, f, g, error, n_iter, plain(converged).astype(bool)[()])
 
 
+def _stacked(values: Iterable[Any]) -> Any:
+    """Scalars of several plans, traced or not, as one array."""
+    arrays = [plain(value) for value in values]
+    return _device.namespace(arrays[0]).stack(arrays)
+
+
 def _mass(name: str, weights: Any, n: int) -> float:
     """The sum of the weights of n points; ValueError for weights that no measure has."""
     if weights is None:
         return 1.0
     w = plain(weights)
-    if w.shape != (n,) or not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
+    wrong, total = _device.numbers(w.size - (w >= 0).sum(), w.sum())  # NaN is not >= 0
+    if w.shape != (n,) or wrong or not 0 < total < np.inf:
         raise ValueError(f"sinkhorn: {name} must be {n} finite numbers >= 0, not all 0, got shape {w.shape}")
-    return float(w.sum())
+    return total

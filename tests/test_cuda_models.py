@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import math
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from generant import autograd, diffusion, models, nn, ops, optim
+from generant.cli import main
 from generant.diffusion.samplers.adaptive import dormand_prince
 from generant.models.checkpoint import flatten
 from generant.ops import _device
@@ -409,3 +411,39 @@ def test_objectives_take_their_levels_from_the_host():
     levels = goal.levels(np.array([0, 1], np.uint64), 4)
     found, wanted = (goal.loss(network, a, None, levels, np.array([0, 2], np.uint64)) for a in (cupy.asarray(x), x))
     assert math.isclose(float(found), float(wanted), rel_tol=1e-5)
+
+
+# ---- the command ----
+
+
+def test_the_command_fits_and_samples_on_the_gpu(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", X)
+    options = ["--set", "hidden=(8,)", "--set", "epochs=2", "--set", "batch_size=16"]
+    for device in ("cpu", "cuda"):
+        fit = ["fit", "vae", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / device), "--quiet", *options]
+        assert main([*fit, "--device", device]) == 0, capsys.readouterr().err
+        for there in ("cpu", "cuda"):
+            out = tmp_path / f"{device}-{there}.npy"
+            sample = ["sample", str(tmp_path / device), "-n", "5", "--out", str(out)]
+            assert main([*sample, "--device", there]) == 0, capsys.readouterr().err
+    first, *others = (np.load(path) for path in sorted(tmp_path.glob("c*.npy")))
+    for x in others:
+        close(x, first, 1e-4)
+
+
+@pytest.mark.skipif(cuda_device.HOST != "", reason="takes minutes in the simulation")
+def test_the_demo_on_the_gpu(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    assert main(["demo", "--quick", "--backend", "cuda", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "metrics.json").read_text())["device"] == "cuda"
+
+
+def test_a_command_without_a_gpu_says_so(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(_device, "cuda_module", lambda: None)
+    monkeypatch.setattr(_device, "cuda_error", ["No module named 'generant._cuda'"])
+    assert main(["demo", "--backend", "cuda", "--out", str(tmp_path)]) == 2
+    assert "--backend cuda: this build of generant has no CUDA kernels" in capsys.readouterr().err

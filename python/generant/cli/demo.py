@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import pictures
+from . import pictures, runs
 
 if TYPE_CHECKING:
     from ..data import Digits
@@ -128,9 +128,7 @@ def _choose_backend(wanted: str | None) -> dict[str, Any]:
     "cuda" is the GPU beside the best backend of the CPU; an error if there is none.
     """
     if wanted == "cuda":
-        from ..ops import _device
-
-        _device.checked_device("--backend cuda", "cuda")
+        runs.check_device("--backend cuda", "cuda")
         wanted = None
     if wanted is not None:
         os.environ["GENERANT_BACKEND"] = wanted

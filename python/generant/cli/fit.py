@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not find_spec("matplotlib"):
         raise ImportError("the pictures of a run need matplotlib: pip install 'generant[demo]'")
     out, seed = arguments.out, runs.check_seed(arguments.seed)
-    device = _device.checked_device("--device", arguments.device)
+    device = runs.check_device("--device", arguments.device)
     kind = getattr(models, KINDS[arguments.kind])
     settings = parse_settings(kind, arguments.set)
     checkpoint = out / runs.CHECKPOINT

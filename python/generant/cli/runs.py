@@ -15,8 +15,8 @@ import numpy as np
 
 from . import pictures
 
-__all__ = ["CHECKPOINT", "RUN", "Parts", "bounds", "check_seed", "draw", "held_out_of", "is_run", "label_of",
-           "load", "parts", "show", "table"]  # fmt: skip
+__all__ = ["CHECKPOINT", "RUN", "Parts", "bounds", "check_device", "check_seed", "draw", "held_out_of", "is_run",
+           "label_of", "load", "parts", "show", "table"]  # fmt: skip
 
 RUN, CHECKPOINT = "run.json", "checkpoint.safetensors"
 SPLIT = 6  # purpose of the random stream
@@ -82,6 +82,16 @@ def check_seed(seed: int) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"--seed must lie in 0 ... 2^64 - 1, got {seed}")
     return seed
+
+
+def check_device(flag: str, device: str) -> str:
+    """The device, or an error that begins with the flag if there is no such thing here."""
+    from ..ops import _device
+
+    try:
+        return _device.checked_device(flag, device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def label_of(model: Any, given: str | None) -> Any:

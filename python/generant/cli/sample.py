@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.n < 1:
         raise ValueError(f"-n must be at least 1, got {arguments.n}")
     check_suffix(arguments.out)
+    runs.check_device("--device", arguments.device)
     model, _ = runs.load(arguments.folder)
     x, labels = runs.draw(model, arguments.n, runs.label_of(model, arguments.y), seed, arguments.device)
     write_samples(arguments.out, x, labels, model)

@@ -7,19 +7,6 @@
 
 namespace {
 
-// What remains to be done with sums that are in layer.h, or in layer.y.
-template <class T> struct Finish {
-  Layer<T> layer;
-  int64_t columns;
-  __device__ void operator()(int64_t i) const {
-    T v = layer.h ? layer.h[i] : layer.y[i];
-    if (layer.bias) v += layer.bias[i % columns];
-    if (layer.residual) v += layer.residual[i];
-    if (layer.h) layer.h[i] = v;
-    layer.y[i] = activate(layer.activation, v);
-  }
-};
-
 inline int64_t pixels(const Conv& s) { return s.n * s.h * s.w; }
 
 }  // namespace
@@ -45,21 +32,23 @@ template <class T> inline ConvAlgorithm dx_variant(const Conv& s, ConvAlgorithm 
 }
 
 template <class T> int64_t conv_forward_bytes(const Conv& s, ConvAlgorithm asked) {
-  if (s.pointwise()) return cublas_bytes<T>(kRows, pixels(s), s.o, s.c);
   const ConvAlgorithm variant = forward_variant<T>(s, asked);
-  return variant == kGemm ? 0 : winograd_bytes(s, variant, false);
+  if (variant != kGemm) return winograd_bytes(s, variant, false);
+  const int64_t own = forward_split_bytes<T>(s), of_cublas = s.pointwise() ? cublas_bytes<T>(kRows, pixels(s), s.o, s.c) : 0;
+  return own > of_cublas ? own : of_cublas;
 }
 template <class T>
 void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer, ConvAlgorithm asked, void* scratch) {
   if (s.pointwise() && cublas_product<T>(c, kRows, pixels(s), s.o, s.c, x, false, w, false, layer.h ? layer.h : layer.y, scratch)) {
-    if (layer.bias || layer.residual || layer.h || layer.activation) each(c, pixels(s) * s.o, Finish<T>{layer, s.o});
+    if (layer.bias || layer.residual || layer.h || layer.activation)
+      each(c, pixels(s) * s.o, SumParts<T>{layer.h ? layer.h : layer.y, 1, 0, s.o, layer});
     return;
   }
   if constexpr (sizeof(T) == 4) {
     const ConvAlgorithm variant = forward_variant<T>(s, asked);
     if (variant != kGemm) return winograd_forward(c, s, variant, x, w, layer, scratch);
   }
-  forward_pass<kPlain<T>, T>(c, s, x, w, layer);
+  forward_pass<kPlain<T>, T>(c, s, x, w, layer, scratch);
 }
 
 template <class T> int64_t conv_dx_bytes(const Conv& s, ConvAlgorithm asked) {

@@ -1,7 +1,8 @@
 // The three passes of a convolution in a given precision: which kernel on which tiles, and in how many splits.
 //
-// Shapes of tiles follow how much there is to do, which never shows in the result (gemm.h). In the gradient in w the sum
-// over pixels is split into parts of fixed length, that are added in their order by a second pass.
+// Shapes of tiles follow how much there is to do, which never shows in the result (gemm.h). Long sums with few results are
+// split, the parts added in their order by a second pass: the sum over pixels in the gradient in w, and in the forward pass
+// that of a sample with few pixels (a linear layer of many inputs). There only the sample's shape decides.
 #pragma once
 #include "grouped_conv.h"
 
@@ -10,6 +11,8 @@ namespace {
 constexpr int64_t kEnoughTiles = 120;                // large tiles that keep a GPU busy; half a wave of large GPUs
 constexpr int64_t kSplitTiles = 264;                 // blocks wanted of a product with a long sum
 constexpr int64_t kLeastSplit = 256, kSplitBytes = 64 << 20;
+constexpr int64_t kForwardSplit = 1024, kMostForwardSplits = 8;   // products of a part, parts
+constexpr int64_t kFewTiles = 128;                   // pixels times tiles of columns of a sample that is split
 
 inline int common_divisor(int a, int b) { return b == 0 ? a : common_divisor(b, a % b); }
 inline AxisOf axis_of(int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t before, int64_t dilation) {
@@ -27,13 +30,13 @@ template <class T> inline bool whole_vectors(int64_t channels, int64_t group, co
 template <class S> inline int64_t tiles_of(int64_t m, int64_t n) { return ceil_div(m, S::kM) * ceil_div(n, S::kN); }
 
 template <Precision P, template <Precision, class> class Task, bool narrow, class T>
-inline void launch_taps(const Call& c, const TapArgs<T>& a, int64_t m) {
+inline void launch_taps(const Call& c, const TapArgs<T>& a, int64_t m, int64_t z = 1) {
   const int64_t n = a.out_group, y = int64_t(a.groups) * a.phases_h * a.phases_w;
   if constexpr (P == kFloatProduct && narrow)
-    if (n <= Narrow::kN) return launch_gemm<P, Narrow, Task>(c, grid_of(tiles_of<Narrow>(m, n), y), a);
+    if (n <= Narrow::kN) return launch_gemm<P, Narrow, Task>(c, grid_of(tiles_of<Narrow>(m, n), y, z), a);
   if constexpr (P != kDoubleProduct)
-    if (n > Small::kN && tiles_of<Large>(m, n) * y >= kEnoughTiles) return launch_gemm<P, Large, Task>(c, grid_of(tiles_of<Large>(m, n), y), a);
-  launch_gemm<P, Small, Task>(c, grid_of(tiles_of<Small>(m, n), y), a);
+    if (n > Small::kN && tiles_of<Large>(m, n) * y * z >= kEnoughTiles) return launch_gemm<P, Large, Task>(c, grid_of(tiles_of<Large>(m, n), y, z), a);
+  launch_gemm<P, Small, Task>(c, grid_of(tiles_of<Small>(m, n), y, z), a);
 }
 
 template <class T> inline TapArgs<T> taps_of(const Conv& s, const T* x, const T* w) {
@@ -43,7 +46,48 @@ template <class T> inline TapArgs<T> taps_of(const Conv& s, const T* x, const T*
   return a;
 }
 
-template <Precision P, class T> inline void forward_pass(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer) {
+struct ForwardSplit {
+  int64_t splits, steps, samples;                    // steps of a split, samples at a time
+};
+
+template <class T> inline ForwardSplit forward_split(const Conv& s) {
+  const int64_t depth = s.kh * s.kw * s.c, pixels = s.p * s.q;
+  ForwardSplit a{depth / kForwardSplit, 0, s.n};
+  if (a.splits < 2 || s.groups > 1 || s.n == 0 || pixels * s.o == 0 || pixels * ceil_div(s.o, Small::kN) > kFewTiles) return {1, 0, s.n};
+  if (a.splits > kMostForwardSplits) a.splits = kMostForwardSplits;
+  a.steps = ceil_div(ceil_div(depth, kDepth), a.splits), a.splits = ceil_div(ceil_div(depth, kDepth), a.steps);
+  const int64_t one = a.splits * pixels * s.o * int64_t(sizeof(T));
+  if (a.samples * one > kSplitBytes) a.samples = one < kSplitBytes ? kSplitBytes / one : 1;
+  return a;
+}
+
+template <class T> inline int64_t forward_split_bytes(const Conv& s) {
+  const ForwardSplit a = forward_split<T>(s);
+  return a.splits > 1 ? a.splits * a.samples * s.p * s.q * s.o * int64_t(sizeof(T)) : 0;
+}
+
+// The layer of the sums of parts, element by element.
+template <class T> struct SumParts {
+  const T* parts;
+  int64_t splits, size, columns;
+  Layer<T> layer;
+  __device__ void operator()(int64_t i) const {
+    T v = 0;
+    for (int64_t k = 0; k < splits; ++k) v += parts[k * size + i];
+    if (layer.bias) v += layer.bias[i % columns];
+    if (layer.residual) v += layer.residual[i];
+    if (layer.h) layer.h[i] = v;
+    layer.y[i] = activate(layer.activation, v);
+  }
+};
+
+template <class T> inline Layer<T> from_element(const Layer<T>& a, int64_t i) {
+  return {a.bias, a.residual ? a.residual + i : nullptr, a.y + i, a.h ? a.h + i : nullptr, a.activation};
+}
+
+// scratch: forward_split_bytes, or null for a sum in one piece.
+template <Precision P, class T>
+inline void forward_pass(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer, void* scratch) {
   if (small_groups(s)) {
     const int64_t blocks = ceil_div(s.n * s.p * s.q * s.o, kGroupThreads);
     return launch(c, group_forward<P == kBf16Product, T>, grid_of(blocks), kGroupThreads, 0, GroupGeometry(s), x, w, layer);
@@ -53,7 +97,16 @@ template <Precision P, class T> inline void forward_pass(const Call& c, const Co
   a.x_group = s.group_c(), a.w_group = a.y_group = s.group_o();
   a.wide_x = whole_vectors<T>(s.c, s.group_c(), x), a.wide_w = whole_vectors<T>(s.o, s.group_o(), w);
   a.wide_y = whole_vectors<T>(s.o, s.group_o(), layer.y) && reinterpret_cast<uintptr_t>(layer.h) % 16 == 0;
-  launch_taps<P, ForwardTask, true>(c, a, s.n * s.p * s.q);
+  const ForwardSplit split = forward_split<T>(s);
+  if (!scratch || split.splits == 1) return launch_taps<P, ForwardTask, true>(c, a, s.n * s.p * s.q);
+  a.parts = static_cast<T*>(scratch), a.split_steps = int(split.steps);
+  a.wide_y = whole_vectors<T>(s.o, s.o, scratch);
+  for (int64_t first = 0; first < s.n; first += split.samples) {
+    const int64_t samples = s.n - first < split.samples ? s.n - first : split.samples, m = samples * s.p * s.q;
+    a.x = x + first * s.h * s.w * s.c, a.samples = samples, a.part_size = m * s.o;
+    launch_taps<P, ForwardTask, true>(c, a, m, split.splits);
+    each(c, m * s.o, SumParts<T>{a.parts, split.splits, a.part_size, s.o, from_element(layer, first * s.p * s.q * s.o)});
+  }
 }
 
 template <Precision P, class T> inline void backward_pass(const Call& c, const Conv& s, const T* g, const T* w, T* dx) {

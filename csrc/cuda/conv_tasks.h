@@ -53,6 +53,9 @@ template <class T> struct TapArgs {
   int c, made_c, in_group, out_group;                // channels that are read and made, and of each a group's
   int groups, phases_h, phases_w, filter_columns, filter_c, filter_o;
   int64_t x_group, w_group, y_group;                 // from one group to the next
+  T* parts;                                          // null, or where every split's sums go, part_size for each
+  int64_t part_size;
+  int split_steps;                                   // steps of a split
   bool wide_x, wide_w, wide_y;                       // 16 bytes are never cut and never unaligned
 };
 
@@ -70,7 +73,7 @@ template <Precision P, class S, bool kBack> struct TapTask {
   Axis rows, columns;
   Divide by_channels, by_columns;
   int64_t m, m0;                                     // rows of the product, this tile's first
-  int n0, depth, height, width, group, steps;
+  int n0, depth, height, width, group, first_step, steps;
   const T* image[kSlots];
   int row[kSlots], column[kSlots];
 
@@ -89,7 +92,11 @@ template <Precision P, class S, bool kBack> struct TapTask {
     m = args.samples * rows.grid * columns.grid;
     m0 = int64_t(blockIdx.x / tiles) * S::kM, n0 = blockIdx.x % tiles * S::kN;
     depth = rows.taps * columns.taps * args.in_group;
-    steps = m0 < m ? (depth + kDepth - 1) / kDepth : 0;
+    steps = m0 < m ? (depth + kDepth - 1) / kDepth : 0, first_step = 0;
+    if (!kBack && args.parts) {
+      first_step = blockIdx.z * args.split_steps;
+      steps = max(min(steps - first_step, args.split_steps), 0);
+    }
     GENERANT_UNROLL
     for (int s = 0; s < kSlots; ++s) {
       const int64_t at = m0 + threadIdx.x / kPerRow + s * kStep;
@@ -130,8 +137,8 @@ template <Precision P, class S, bool kBack> struct TapTask {
     }
   }
 
-  __device__ void load(int step, T* a, T* b) const {
-    const int to = threadIdx.x % kPerRow * kVector, k = step * kDepth + to;
+  __device__ void load(int i, T* a, T* b) const {
+    const int step = first_step + i, to = threadIdx.x % kPerRow * kVector, k = step * kDepth + to;
     const bool wide_b = kBack && args.wide_w;
     if (args.wide_x || wide_b) copy_along<kVector>(k, to, a, b, args.wide_x, wide_b);
     if (!args.wide_x || (kBack && !args.wide_w)) {
@@ -172,6 +179,7 @@ template <Precision P, class S, bool kBack> struct TapTask {
     }
     const int64_t to = pixel * args.made_c + group * args.y_group + n0 + n;
     if constexpr (kBack) put(args.layer.y + to, v, left);
+    else if (args.parts) put(args.parts + blockIdx.z * args.part_size + to, v, left);
     else finish(args.layer, to, group * args.out_group + n0 + n, v, left);
   }
 

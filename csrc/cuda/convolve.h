@@ -14,7 +14,8 @@ template <class T> struct Layer {                    // what happens to finished
   int activation;                                    // its number in EPILOGUES (ops/conv.py); 0 is the identity
 };
 
-// y = conv2d(x, w), by Winograd's algorithm where that suits and the `_bytes` of scratch are given; else by a product.
+// y = conv2d(x, w), by Winograd's algorithm or in a split sum where that suits and the `_bytes` of scratch are given; else by
+// a product in one piece.
 template <class T> int64_t conv_forward_bytes(const Conv& s, ConvAlgorithm asked);
 template <class T>
 void conv_forward(const Call& c, const Conv& s, const T* x, const T* w, const Layer<T>& layer, ConvAlgorithm asked = kGemm,
@@ -28,7 +29,8 @@ template <class T> int64_t conv_dw_bytes(const Conv& s);
 template <class T> void conv_dw(const Call& c, const Conv& s, const T* x, const T* g, T* dw, void* scratch);
 
 // Those of operands rounded to bfloat16.
-void conv_forward_bf16(const Call& c, const Conv& s, const float* x, const float* w, const Layer<float>& layer);
+int64_t conv_forward_bf16_bytes(const Conv& s);
+void conv_forward_bf16(const Call& c, const Conv& s, const float* x, const float* w, const Layer<float>& layer, void* scratch);
 void conv_dx_bf16(const Call& c, const Conv& s, const float* g, const float* w, float* dx);
 void conv_dw_bf16(const Call& c, const Conv& s, const float* x, const float* g, float* dw, void* scratch);
 

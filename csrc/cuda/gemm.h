@@ -70,6 +70,7 @@ using Narrow = Shape<128, 16, 4, 1>;                 // few columns: images of o
 // kDepth k of R rows (of a) or columns (of b); along: k is the inner dimension. Padded so that the lanes of a fragment read
 // different banks.
 template <Precision P, int R, bool along> struct Panel {
+  static constexpr bool kAlong = along;
   static constexpr int kPad = P == kDoubleProduct ? 2 : (P == kFloatProduct) == along ? 4 : 8;
   static constexpr int kLd = (along ? kDepth : R) + kPad, kSize = (along ? R : kDepth) * kLd;
   __device__ static constexpr int at(int r, int k) { return along ? r * kLd + k : k * kLd + r; }
@@ -91,6 +92,16 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
 #else
   return pack_bf16(low, high);
 #endif
+}
+
+// k and k + 1, k even.
+template <class P> __device__ inline uint32_t bf16_pair_at(const float* panel, int r, int k) {
+  if constexpr (P::kAlong) {
+    const Pack<float, 2> pair = *reinterpret_cast<const Pack<float, 2>*>(panel + P::at(r, k));
+    return bf16_pair(pair.v[0], pair.v[1]);
+  } else {
+    return bf16_pair(panel[P::at(r, k)], panel[P::at(r, k + 1)]);
+  }
 }
 
 // The warps of a block on a kM x kN tile, and the rows of it that they hand out in one of kChunks passes.
@@ -158,19 +169,13 @@ template <class S, class PanelA, class PanelB> struct TensorBf16 : WarpTile<S> {
     GENERANT_UNROLL
     for (int j = 0; j < Tile::kJ; ++j)
       GENERANT_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int at = column + j * 8;
-        of_b[j][e] = bf16_pair(b[PanelB::at(at, k + 8 * e)], b[PanelB::at(at, k + 8 * e + 1)]);
-      }
+      for (int e = 0; e < 2; ++e) of_b[j][e] = bf16_pair_at<PanelB>(b, column + j * 8, k + 8 * e);
     GENERANT_UNROLL
     for (int i = 0; i < Tile::kI; ++i) {
       uint32_t of_a[4];
       float part[Tile::kJ][4] = {};
       GENERANT_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int at = row + i * 16 + e % 2 * 8;
-        of_a[e] = bf16_pair(a[PanelA::at(at, k + e / 2 * 8)], a[PanelA::at(at, k + e / 2 * 8 + 1)]);
-      }
+      for (int e = 0; e < 4; ++e) of_a[e] = bf16_pair_at<PanelA>(a, row + i * 16 + e % 2 * 8, k + e / 2 * 8);
       GENERANT_UNROLL
       for (int j = 0; j < Tile::kJ; ++j) mma_bf16(part[j], of_a, of_b[j]);
       GENERANT_UNROLL

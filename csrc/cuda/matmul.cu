@@ -11,7 +11,7 @@ inline Conv dw_sizes(const Call& c) { return matrices(rows(c.in[0]), last(c.in[0
 
 template <class T> inline void forward(const Call& c, double precision, const Layer<T>& layer) {
   if constexpr (sizeof(T) == 4)
-    if (rounds(precision)) return conv_forward_bf16(c, forward_sizes(c), in<T>(c, 0), in<T>(c, 1), layer);
+    if (rounds(precision)) return conv_forward_bf16(c, forward_sizes(c), in<T>(c, 0), in<T>(c, 1), layer, c.scratch);
   conv_forward<T>(c, forward_sizes(c), in<T>(c, 0), in<T>(c, 1), layer, kGemm, c.scratch);
 }
 

@@ -79,7 +79,8 @@ void products(const Call& c, int64_t batch, int64_t m, int64_t k, int64_t n, con
   t.layer.y = to, t.groups = int(batch);
   t.c = t.in_group = int(k), t.made_c = t.out_group = int(n), t.filter_c = int(turned ? n : k), t.filter_o = int(turned ? k : n);
   t.x_group = m * k, t.w_group = k * n, t.y_group = m * n;
-  t.wide_x = whole_vectors<float>(k, k, a), t.wide_w = whole_vectors<float>(t.filter_o, t.filter_o, b), t.wide_y = whole_vectors<float>(n, n, to);
+  t.wide_x = whole_vectors<float>(k, k, a), t.wide_w = whole_vectors<float>(t.filter_o, t.filter_o, b);
+  t.wide_y = whole_vectors<float>(n, n, to);
   if (turned) launch_taps<kFloatProduct, BackwardTask, false>(c, t, m);
   else launch_taps<kFloatProduct, ForwardTask, true>(c, t, m);
 }

@@ -35,7 +35,8 @@ inline void launch_taps(const Call& c, const TapArgs<T>& a, int64_t m, int64_t z
   if constexpr (P == kFloatProduct && narrow)
     if (n <= Narrow::kN) return launch_gemm<P, Narrow, Task>(c, grid_of(tiles_of<Narrow>(m, n), y, z), a);
   if constexpr (P != kDoubleProduct)
-    if (n > Small::kN && tiles_of<Large>(m, n) * y * z >= kEnoughTiles) return launch_gemm<P, Large, Task>(c, grid_of(tiles_of<Large>(m, n), y, z), a);
+    if (n > Small::kN && tiles_of<Large>(m, n) * y * z >= kEnoughTiles)
+      return launch_gemm<P, Large, Task>(c, grid_of(tiles_of<Large>(m, n), y, z), a);
   launch_gemm<P, Small, Task>(c, grid_of(tiles_of<Small>(m, n), y, z), a);
 }
 

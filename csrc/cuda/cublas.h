@@ -95,11 +95,13 @@ template <class T> inline int64_t cublas_bytes(CublasUse use, int64_t m, int64_t
   return cublas_suits<T>(use, m, n, k) ? kWorkspace + kWorkspaceAlignment : 0;
 }
 
-inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int k, const float* a, int lda, const float* b, int ldb, float* to) {
+inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int k, const float* a, int lda, const float* b,
+                     int ldb, float* to) {
   const float one = 1, zero = 0;
   return c.sgemm(h, ta, tb, m, n, k, &one, a, lda, b, ldb, &zero, to, m);
 }
-inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int k, const double* a, int lda, const double* b, int ldb, double* to) {
+inline int call_gemm(const Cublas& c, void* h, int ta, int tb, int m, int n, int k, const double* a, int lda, const double* b,
+                     int ldb, double* to) {
   const double one = 1, zero = 0;
   return c.dgemm(h, ta, tb, m, n, k, &one, a, lda, b, ldb, &zero, to, m);
 }
@@ -116,8 +118,8 @@ inline bool cublas_product(const Call& c, CublasUse use, int64_t m, int64_t n, i
   void* const handle = cublas.handle(stream);
   void* const workspace = reinterpret_cast<void*>(padded(int64_t(reinterpret_cast<uintptr_t>(scratch)), kWorkspaceAlignment));
   return handle && cublas.set_stream(handle, stream) == 0 && cublas.set_workspace(handle, workspace, kWorkspace) == 0 &&
-         call_gemm(cublas, handle, turned_b ? kTurnedOperand : kPlainOperand, turned_a ? kTurnedOperand : kPlainOperand, int(n), int(m), int(k), b,
-                   int(turned_b ? k : n), a, int(turned_a ? m : k), to) == 0;
+         call_gemm(cublas, handle, turned_b ? kTurnedOperand : kPlainOperand, turned_a ? kTurnedOperand : kPlainOperand, int(n), int(m),
+                   int(k), b, int(turned_b ? k : n), a, int(turned_a ? m : k), to) == 0;
 }
 
 #else

@@ -18,7 +18,8 @@ enum Precision { kFloatProduct, kBf16Product, kDoubleProduct };
 template <Precision P> struct NumberOf { using type = float; };
 template <> struct NumberOf<kDoubleProduct> { using type = double; };
 
-#if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || (__CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200)))
+#if !defined(__CUDACC__) || \
+    (defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || (__CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200)))
 #define GENERANT_TENSOR_FLOAT 1
 #endif
 #if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)

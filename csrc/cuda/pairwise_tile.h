@@ -43,12 +43,18 @@ template <class T> struct Total {
   }
   __device__ double value() const { return sum - sum == 0 ? double(sum) + double(rest) : double(sum); }
   __device__ void scale(T by) { sum *= by, rest *= by; }         // by a power of 2
+  static constexpr int kNumbers = 2;                             // which lie `stride` apart
+  __device__ void load(const T* at, int stride) { sum = at[0], rest = at[stride]; }
+  __device__ void store(T* at, int stride) const { at[0] = sum, at[stride] = rest; }
 };
 template <> struct Total<double> {
   double sum = 0;
   __device__ void add(double v) { sum += v; }
   __device__ double value() const { return sum; }
   __device__ void scale(double by) { sum *= by; }
+  static constexpr int kNumbers = 1;
+  __device__ void load(const double* at, int) { sum = at[0]; }
+  __device__ void store(double* at, int) const { at[0] = sum; }
 };
 
 __device__ inline float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -177,8 +183,10 @@ template <class T, class Side = SideOfNorm> inline void pack(const Call& c, cons
 __device__ inline void copy16(void* to, const void* from) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from) : "memory");
-#else
+#elif defined(__CUDACC__)
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+#else
+  memcpy(to, from, 16);
 #endif
 }
 __device__ inline void copies_done() {
@@ -201,6 +209,13 @@ __device__ inline void load_slab(T* to, const T* a, int64_t lda, const T* b, int
 }
 
 template <class T> struct Scores { T at[kStrips][4]; };
+
+// Where there are no tensor cores for TF32 (sm_75), plain arithmetic is faster than doing without them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+template <class T> constexpr bool kByTensorCores = false;
+#else
+template <class T> constexpr bool kByTensorCores = sizeof(T) == 4;
+#endif
 
 // Fragments of mma.h as big + small, both TF32.
 template <int N> struct Split {
@@ -283,7 +298,7 @@ __device__ inline Scores<T> sum_scores(int form, const T* a, int64_t lda, const 
     const int w = width - k < kSlab ? int(width - k) : kSlab;
     if (form == kSquare) add_terms<kSquare>(total, of_a, of_b, w);
     else if (form == kManhattan) add_terms<kManhattan>(total, of_a, of_b, w);
-    else if constexpr (sizeof(T) == 4) add_products(total, of_a, of_b, w);
+    else if constexpr (kByTensorCores<T>) add_products(total, of_a, of_b, w);
     else add_terms<kInner>(total, of_a, of_b, w);
   }
   __syncthreads();

@@ -15,16 +15,21 @@ constexpr int64_t kChunk = int64_t(8) << 20, kChunkRows = 8192;
 
 // ---- few columns ----
 
+// Totals wait in shared memory while scores are made.
+template <int E, class T> constexpr int kFewTotals = 2 * E * Total<T>::kNumbers * kTileThreads<T>;
+template <int E, class T> constexpr size_t kFewBytes = kTileBytes<T> + (kFewTotals<E, T> + kTileColumns * E) * sizeof(T);
+
 // states[part][i][..], of `share` tiles of columns each; a block has E columns of v, so all of them make scores again.
 template <int E, class W, class T>
 __global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) few_products(W weights, const T* v, int64_t e, int64_t share, int64_t width, double* states) {
   DYNAMIC_SHARED(T, shared);
-  __shared__ T vectors[kTileColumns * E];
+  T *const totals = shared + kTileBytes<T> / sizeof(T), *const vectors = totals + kFewTotals<E, T>;
   const Points<T>& p = weights.points;
   const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;
   const int first = int(blockIdx.y * share), last = int(min(p.column_tiles(), first + share)), k0 = blockIdx.z * E;
   const T* own = own_scores(shared);
-  Total<T> total[2][E];
+  constexpr int threads = kTileThreads<T>, stride = 2 * E * threads;
+  for (int at = threadIdx.x; at < kFewTotals<E, T>; at += threads) totals[at] = 0;   // each thread its own
   for (int tile = first; tile < last; ++tile) {
     const int64_t j0 = int64_t(tile) * kTileColumns;
     __syncthreads();                                 // the vectors before may still be read
@@ -49,14 +54,22 @@ __global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) few_products(W w
         }
       }
       GENERANT_UNROLL
-      for (int k = 0; k < E; ++k) total[h][k].add(s[k]);
+      for (int k = 0; k < E; ++k) {
+        T* at = totals + (h * E + k) * threads + threadIdx.x;
+        Total<T> total;
+        total.load(at, stride);
+        total.add(s[k]);
+        total.store(at, stride);
+      }
     }
   }
   GENERANT_UNROLL
   for (int h = 0; h < 2; ++h)
     GENERANT_UNROLL
     for (int k = 0; k < E; ++k) {
-      const double s = warp_sum(total[h][k].value(), 4);
+      Total<T> total;
+      total.load(totals + (h * E + k) * threads + threadIdx.x, stride);
+      const double s = warp_sum(total.value(), 4);
       const int64_t i = i0 + own_row(h);
       if (threadIdx.x % 4 == 0 && i < p.n) states[(blockIdx.y * p.n + i) * width + k0 + k] = s;
     }
@@ -197,10 +210,10 @@ template <class T> struct ProductPlan {
     if (few) {
       const Points<T>& p = weights.points;
       if (width == 1)
-        launch(c, few_products<1, W, T>, grid_of(p.row_tiles(), parts), kTileThreads<T>, kTileBytes<T>, weights, v, e, share, width, sums);
+        launch(c, few_products<1, W, T>, grid_of(p.row_tiles(), parts), kTileThreads<T>, kFewBytes<1, T>, weights, v, e, share, width, sums);
       else
-        launch(c, few_products<kFewAtOnce, W, T>, grid_of(p.row_tiles(), parts, width / kFewAtOnce), kTileThreads<T>, kTileBytes<T>,
-               weights, v, e, share, width, sums);
+        launch(c, few_products<kFewAtOnce, W, T>, grid_of(p.row_tiles(), parts, width / kFewAtOnce), kTileThreads<T>,
+               kFewBytes<kFewAtOnce, T>, weights, v, e, share, width, sums);
       launch(c, finish_products<T, F>, grid_of(ceil_div(n * e, 256)), 256, 0, sums, parts, n, width, 0, n, e, finish, out);
       return;
     }

@@ -101,7 +101,7 @@ template <class T, int E> constexpr size_t candidate_bytes() {
 static_assert(candidate_bytes<float, 1>() <= kMaxShared && candidate_bytes<double, 1>() <= kMaxShared);
 
 template <class T, int E>
-__global__ void __launch_bounds__(kTileThreads<T>, 2) find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
+__global__ void find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = s.points;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Var
 from . import _taps
-from ._device import is_device, to_device
+from ._device import beside
 from ._table import op, rule
 from ._taps import image_size, integers
 
@@ -474,10 +473,4 @@ def blur(x: Any, *, taps: tuple = (1.0, 3.0, 3.0, 1.0), up: int = 1, down: int =
     """
     line = np.asarray(taps, np.float64) * (up / sum(taps))
     f = np.outer(line, line).astype(str(x.dtype).removeprefix("torch."))
-    return upfirdn2d(x, to_device(f) if _on_device(x) else f, **_blur_attrs(len(taps), up, down))
-
-
-def _on_device(x: Any) -> bool:
-    while type(x) is Var:
-        x = x.value
-    return is_device(x)
+    return upfirdn2d(x, beside(x, f), **_blur_attrs(len(taps), up, down))

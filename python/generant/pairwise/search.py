@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ._arguments import Given, plain, run
+from ..autograd import Var
+from ..ops import _device
+from ._arguments import Given, convert, plain, run
 from .kernels import unit_rows
 
 METRICS = ("euclidean", "sqeuclidean", "cosine")
@@ -71,8 +73,8 @@ def knn(
 
 
 def _take(a: Any, columns: list[int]) -> Any:
-    if isinstance(a, np.ndarray):
-        return np.ascontiguousarray(a[:, columns])
+    if not isinstance(a, Var):
+        return _device.namespace(a).ascontiguousarray(a[:, columns])
     taken = ops.slice_axis(a, start=columns[0], stop=columns[0] + 1)
     for c in columns[1:]:
         taken = ops.concat(taken, ops.slice_axis(a, start=c, stop=c + 1))
@@ -136,11 +138,14 @@ def radius_count(
     def call(x: Any, y: Any, radius: Any) -> Any:
         if not (plain(radius) >= 0).all():
             raise ValueError(f"radius_count: radius must be at least 0, got {np.min(plain(radius))}")
-        radius = np.full(y.shape[0], float(radius), x.dtype) if scalar else radius.astype(x.dtype, copy=False)
+        radius = _device.full(x, (y.shape[0],), float(radius), x.dtype) if scalar else radius.astype(x.dtype, copy=False)
         if mode == "count":
             return ops.radius_count(x, y, radius, closed=closed)[0]
         smallest = ops.radius_min(x, y, radius, closed=closed)
         return smallest if mode == "min" else smallest < np.inf
 
-    given = Given("x", x), Given("y", y), Given("radius", radius, 0 if scalar else 1, bias=True)
-    return run("radius_count", call, *given, n_threads=n_threads, out=out)
+    points = Given("x", x), Given("y", y)
+    if scalar and any(_device.is_device(a) for a in (x, y)):  # a number is anywhere
+        (number,) = convert("radius_count", [Given("radius", radius, 0, bias=True)])
+        return run("radius_count", lambda x, y: call(x, y, number), *points, n_threads=n_threads, out=out)
+    return run("radius_count", call, *points, Given("radius", radius, 0 if scalar else 1, bias=True), n_threads=n_threads, out=out)

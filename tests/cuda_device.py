@@ -25,6 +25,9 @@ def load_host_module(path: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules["generant._cuda"] = module
+    from generant.ops import _device
+
+    _device.cuda_module.cache_clear()  # pytest's header has asked already
     return module
 
 

@@ -36,11 +36,11 @@ template <class F> inline void with_width(int64_t channels, F f) {
 // The attribute `precision` is the third; 1 is bf16, which ops/attention.py lets float32 arrays alone have.
 template <class T> inline bool rounds(const Call& c) { return sizeof(T) == 4 && c.attr[2] == 1; }
 
-// f(engine) for the engine of a call on tensor cores; false if there is none.
+// f(engine) for the engine of a call on tensor cores; false if there is none. Scratch is for it on every GPU: how much is
+// remembered by shape.
 template <class T, class F> inline bool forward(const Call& c, Carve& scratch, F f) {
   if constexpr (sizeof(T) == 4) {
     const int64_t d = c.in[0].shape[3], e = c.in[2].shape[3];
-    if (!has_tiles()) return false;
     if (!narrow(d, e)) f(ForwardWide(c, scratch, rounds<T>(c)));
     else
       with_width(max(d, e), [&](auto width) {
@@ -72,7 +72,7 @@ template <class T> struct Backward {
   // f(engine) for the engine on tensor cores; false if there is none.
   template <class F> bool with_tiles(const Call& c, Carve& scratch, F f) const {
     if constexpr (sizeof(T) == 4)
-      if (has_tiles() && narrow(p.h.d, p.h.e)) {
+      if (narrow(p.h.d, p.h.e)) {
         with_width(max(p.h.d, p.h.e), [&](auto width) { f(BackwardTiles<width.value>(c, scratch, low, centre, p.t_padded)); });
         return true;
       }
@@ -90,7 +90,7 @@ template <class T> int64_t attention_bwd_scratch(const Call& c) {
 
 KERNEL_SCRATCH(attention, attention_scratch) {
   Carve scratch{static_cast<char*>(c.scratch)};
-  if (!forward<T>(c, scratch, [&](const auto& engine) { engine.run(c); }))
+  if (!has_tiles() || !forward<T>(c, scratch, [&](const auto& engine) { engine.run(c); }))
     run_plain<T, kOutput>(c, {Heads<T>(c, 0), nullptr, nullptr, nullptr, out<T>(c, 0), out<T>(c, 1), rounds<T>(c), 0});
 }
 
@@ -101,7 +101,7 @@ KERNEL_SCRATCH(attention_bwd, attention_bwd_scratch) {
   launch(c, attention_rows<T>, grid_of(ceil_div(h.n * h.heads * b.p.t_padded, 256 / kWarp)), 256, 0, h, b.p.g, in<T>(c, 5), in<T>(c, 6),
          b.p.t_padded, b.low, b.centre);
   PlainCall<T> p = b.p;
-  if (!b.with_tiles(c, scratch, [&](const auto& engine) { engine.run(c); })) {
+  if (!has_tiles() || !b.with_tiles(c, scratch, [&](const auto& engine) { engine.run(c); })) {
     if ((p.out = out<T>(c, 0))) run_plain<T, kQueries>(c, p);
     if ((p.out = out<T>(c, 1))) run_plain<T, kQueryKeys>(c, p);
     if ((p.out = out<T>(c, 2))) run_plain<T, kValues>(c, p);

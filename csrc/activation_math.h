@@ -7,9 +7,7 @@
 // vec<T> and its functions come from vmath.h (SIMD vectors) or from cuda/activation_math.h (one number), whichever the
 // unit has included before.
 #pragma once
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace {
 

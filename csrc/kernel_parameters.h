@@ -4,9 +4,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace {
 

@@ -1,8 +1,6 @@
 // ((x - mean) * rstd * gain + bias) * s + shift as (x - centre) * a + b, for one channel: on the CPU and on the GPU.
 #pragma once
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace {
 

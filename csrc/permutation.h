@@ -1,10 +1,7 @@
 // A permutation of axes in its fewest: axes of one element are dropped, neighbours that stay neighbours are merged.
 #pragma once
+#include "host_device.h"
 #include "kernel.h"
-
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
 
 namespace {
 

@@ -7,11 +7,8 @@
 // Everything is accumulated in double. Sums of doubles carry their rounding errors along (Knuth's two-sum), so that in
 // either precision the result is the rounded exact sum but for contrived inputs; memory is the limit all the same.
 #pragma once
+#include "host_device.h"
 #include "kernel.h"
-
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
 
 namespace {
 

@@ -15,9 +15,7 @@
 // vf, broadcast and fma come from simd.h (SIMD vectors) or from cuda/winograd_scalar.h (one number), whichever the unit has included
 // before.
 #pragma once
-#ifndef HOST_DEVICE
-#define HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace {
 

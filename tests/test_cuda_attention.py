@@ -63,6 +63,7 @@ def agree(found, want, tolerance):
 
 
 EDGES = [(63, 65, 32, 32), (65, 64, 64, 48), (17, 33, 96, 128), (64, 31, 128, 20), (33, 40, 130, 5), (1, 129, 64, 64)]
+EDGES += [(66, 129, 5, 260), (20, 70, 200, 140)]
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -70,6 +71,13 @@ EDGES = [(63, 65, 32, 32), (65, 64, 64, 48), (17, 33, 96, 128), (64, 31, 128, 20
 def test_tile_edges_of_every_width(t, s, d, e, causal):
     xs = made(1, t, s, 1, d, e)
     agree(everything(*xs, causal=causal), expected(*xs, causal=causal), 4e-6)
+
+
+@pytest.mark.skipif(not cuda_device.HOST, reason="only the simulation can be another GPU")
+def test_a_gpu_without_such_tensor_cores_gets_the_same(monkeypatch):
+    monkeypatch.setenv("GENERANT_SIMULATE_SM75", "1")
+    test_tile_edges_of_every_width(33, 40, 64, 48, True)
+    test_bf16_rounds_what_the_definition_rounds(20, 24)
 
 
 @pytest.mark.parametrize("t, s", [(5, 600), (600, 5)])

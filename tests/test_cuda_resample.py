@@ -1,4 +1,4 @@
-"""Resampling on device arrays at sizes the generated tests leave out: channels in packs of 16 bytes, and many scales."""
+"""Resampling on device arrays at sizes the generated tests leave out: packs of 16 bytes, and many scales."""
 
 from __future__ import annotations
 

@@ -76,8 +76,10 @@ def test_imports_go_one_way(path):
 def test_the_same_family_has_the_same_file_name_at_every_layer():
     families = {p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.startswith("_")} - {"transport", "flat"}
     native = {p.stem for p in (CSRC / "cpu").glob("*.cpp")}
+    cuda = {p.stem for p in (CSRC / "cuda").glob("*.cu")}
     twins = {p.stem for p in (PACKAGE / "ops" / "_numba").glob("*.py") if not p.stem.startswith("_")}
     assert native == families  # a loop over logsumexp and views of a buffer: no kernels
+    assert cuda == families
     assert twins == families
 
 

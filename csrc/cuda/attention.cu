@@ -1,10 +1,13 @@
 // Softmax attention and its gradients, in O(t s (d + e)) time and O(t + s) memory; see csrc/cpu/attention.cpp.
 //
-// float32 of at most 128 channels goes to tensor cores (attention_forward.h, attention_backward.h), all else to
-// attention_plain.h.
+// float32 goes to tensor cores: forward (attention_forward.h, beyond 128 channels attention_wide.h), and backward of up to 128
+// channels (attention_backward.h). All else goes to attention_plain.h.
 #include "carve.h"
 #include "attention_backward.h"
 #include "attention_plain.h"
+#include "attention_wide.h"
+
+#include <stdlib.h>
 
 namespace {
 
@@ -16,11 +19,11 @@ inline bool has_tiles() {
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   return major >= 8;
 #else
-  return true;
+  return getenv("GENERANT_SIMULATE_SM75") == nullptr;
 #endif
 }
 
-template <class T> inline bool in_tiles(const Heads<T>& h) { return sizeof(T) == 4 && h.d <= 128 && h.e <= 128 && has_tiles(); }
+inline bool narrow(int64_t d, int64_t e) { return d <= 128 && e <= 128; }
 
 // f(Width<W>{}) with the least width that holds both kinds of rows.
 template <int W> struct Width { static constexpr int value = W; };
@@ -33,16 +36,25 @@ template <class F> inline void with_width(int64_t channels, F f) {
 // The attribute `precision` is the third; 1 is bf16, which ops/attention.py lets float32 arrays alone have.
 template <class T> inline bool rounds(const Call& c) { return sizeof(T) == 4 && c.attr[2] == 1; }
 
-template <class T, class F> inline void forward(const Call& c, Carve& scratch, F f) {
-  with_width(max(c.in[0].shape[3], c.in[2].shape[3]), [&](auto width) {
-    if (rounds<T>(c)) f(ForwardTiles<width.value, true>(c, scratch));
-    else f(ForwardTiles<width.value, false>(c, scratch));
-  });
+// f(engine) for the engine of a call on tensor cores; false if there is none.
+template <class T, class F> inline bool forward(const Call& c, Carve& scratch, F f) {
+  if constexpr (sizeof(T) == 4) {
+    const int64_t d = c.in[0].shape[3], e = c.in[2].shape[3];
+    if (!has_tiles()) return false;
+    if (!narrow(d, e)) f(ForwardWide(c, scratch, rounds<T>(c)));
+    else
+      with_width(max(d, e), [&](auto width) {
+        if (rounds<T>(c)) f(ForwardTiles<width.value, true>(c, scratch));
+        else f(ForwardTiles<width.value, false>(c, scratch));
+      });
+    return true;
+  }
+  return false;
 }
 
 template <class T> int64_t attention_scratch(const Call& c) {
   Carve counting{nullptr};
-  if (in_tiles(Heads<T>(c, 0))) forward<T>(c, counting, [](const auto&) {});
+  forward<T>(c, counting, [](const auto&) {});
   return counting.used;
 }
 
@@ -57,10 +69,14 @@ template <class T> struct Backward {
     centre = scratch.take<T>(p.h.n * p.h.heads * p.t_padded);
     p.low = low, p.centre = centre;
   }
-  template <class F> void with_tiles(const Call& c, Carve& scratch, F f) const {
+  // f(engine) for the engine on tensor cores; false if there is none.
+  template <class F> bool with_tiles(const Call& c, Carve& scratch, F f) const {
     if constexpr (sizeof(T) == 4)
-      if (in_tiles(p.h))
+      if (has_tiles() && narrow(p.h.d, p.h.e)) {
         with_width(max(p.h.d, p.h.e), [&](auto width) { f(BackwardTiles<width.value>(c, scratch, low, centre, p.t_padded)); });
+        return true;
+      }
+    return false;
   }
 };
 
@@ -73,10 +89,9 @@ template <class T> int64_t attention_bwd_scratch(const Call& c) {
 }  // namespace
 
 KERNEL_SCRATCH(attention, attention_scratch) {
-  const Heads<T> h(c, 0);
   Carve scratch{static_cast<char*>(c.scratch)};
-  if (in_tiles(h)) forward<T>(c, scratch, [&](const auto& tiles) { tiles.run(c); });
-  else run_plain<T, kOutput>(c, {h, nullptr, nullptr, nullptr, out<T>(c, 0), out<T>(c, 1), rounds<T>(c), 0});
+  if (!forward<T>(c, scratch, [&](const auto& engine) { engine.run(c); }))
+    run_plain<T, kOutput>(c, {Heads<T>(c, 0), nullptr, nullptr, nullptr, out<T>(c, 0), out<T>(c, 1), rounds<T>(c), 0});
 }
 
 KERNEL_SCRATCH(attention_bwd, attention_bwd_scratch) {
@@ -86,9 +101,7 @@ KERNEL_SCRATCH(attention_bwd, attention_bwd_scratch) {
   launch(c, attention_rows<T>, grid_of(ceil_div(h.n * h.heads * b.p.t_padded, 256 / kWarp)), 256, 0, h, b.p.g, in<T>(c, 5), in<T>(c, 6),
          b.p.t_padded, b.low, b.centre);
   PlainCall<T> p = b.p;
-  if (in_tiles(h)) {
-    b.with_tiles(c, scratch, [&](const auto& tiles) { tiles.run(c); });
-  } else {
+  if (!b.with_tiles(c, scratch, [&](const auto& engine) { engine.run(c); })) {
     if ((p.out = out<T>(c, 0))) run_plain<T, kQueries>(c, p);
     if ((p.out = out<T>(c, 1))) run_plain<T, kQueryKeys>(c, p);
     if ((p.out = out<T>(c, 2))) run_plain<T, kValues>(c, p);

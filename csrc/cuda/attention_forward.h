@@ -27,6 +27,59 @@ struct ForwardParts {
   bool wide_d, wide_e;
 };
 
+// Scores, in base 2, of rows g and g + 8 with the keys from j0: the bias, and -inf where there is no key or it is hidden.
+template <int kTiles>
+__device__ inline void see(const Heads<float>& h, float (&score)[kTiles][4], const int (&row)[2], int j0, const float* bias, Lane lane) {
+  const int t = int(h.t), s = int(h.s);
+  if (bias) {
+    GENERANT_UNROLL
+    for (int j = 0; j < kTiles; ++j)
+      GENERANT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2;
+        if (r < t && c < s) score[j][i] += bias[int64_t(r) * s + c] * float(kLog2E);
+      }
+  }
+  if (j0 + 8 * kTiles > s || (h.causal && j0 + 8 * kTiles - 1 > row[0] - lane.g)) {
+    GENERANT_UNROLL
+    for (int j = 0; j < kTiles; ++j)
+      GENERANT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int c = j0 + 8 * j + 2 * lane.t + i % 2;
+        if (c >= s || (h.causal && c > row[i / 2])) score[j][i] = kHidden;
+      }
+  }
+}
+
+// Scores become weights, counted from the largest score so far; what has been summed is scaled down. total: of this lane.
+template <int kTiles, int kSums>
+__device__ inline void weigh(float (&score)[kTiles][4], float (&sum)[kSums][4], float (&top)[2], float (&total)[2]) {
+  GENERANT_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    float high = top[i];
+    GENERANT_UNROLL
+    for (int j = 0; j < kTiles; ++j) high = fmaxf(high, fmaxf(score[j][2 * i], score[j][2 * i + 1]));
+    high = fmaxf(high, warp_xor(high, 1));
+    high = fmaxf(high, warp_xor(high, 2));
+    const float from = base_of(high), factor = power_of_2(top[i] - from);
+    float more = 0;
+    GENERANT_UNROLL
+    for (int j = 0; j < kTiles; ++j) {
+      score[j][2 * i] = power_of_2(score[j][2 * i] - from), score[j][2 * i + 1] = power_of_2(score[j][2 * i + 1] - from);
+      more += score[j][2 * i] + score[j][2 * i + 1];
+    }
+    top[i] = high, total[i] = total[i] * factor + more;
+    GENERANT_UNROLL
+    for (int m = 0; m < kSums; ++m) sum[m][2 * i] *= factor, sum[m][2 * i + 1] *= factor;
+  }
+}
+
+// Of the four lanes of a row.
+__device__ inline float whole_row(float total) {
+  total += warp_xor(total, 1);
+  return total + warp_xor(total, 2);
+}
+
 template <int W, bool kBf16>
 __global__ void __launch_bounds__(ForwardShape<W, kBf16>::kThreads, kBf16 ? 1 : 2) attention_tiles(Heads<float> h, ForwardParts p) {
 #ifdef GENERANT_ATTENTION_TILES
@@ -37,7 +90,7 @@ __global__ void __launch_bounds__(ForwardShape<W, kBf16>::kThreads, kBf16 ? 1 : 
   DYNAMIC_SHARED(uint32_t, keys);
   uint32_t* const values = keys + kKeys * kKeyChunks * 4;
   const Lane lane;
-  const int d = int(h.d), e = int(h.e), t = int(h.t), keys_of_head = int(h.s);
+  const int d = int(h.d), e = int(h.e), t = int(h.t);
   const int blocks = (t + kRows - 1) / kRows, head_part = blockIdx.x / blocks;
   const int part = head_part % int(p.parts), flat = head_part / int(p.parts);
   const int64_t head = flat % int(h.heads), sample = flat / int(h.heads);
@@ -85,42 +138,8 @@ __global__ void __launch_bounds__(ForwardShape<W, kBf16>::kThreads, kBf16 ? 1 : 
           query.get(k, words);
           add_scores<kBf16, kKeyChunks>(score, words, keys, k, lane);
         }
-      if (bias) {
-        GENERANT_UNROLL
-        for (int j = 0; j < kTiles; ++j)
-          GENERANT_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            const int r = row[i / 2], c = j0 + 8 * j + 2 * lane.t + i % 2;
-            if (r < t && c < keys_of_head) score[j][i] += bias[r * h.s + c] * float(kLog2E);
-          }
-      }
-      if (j0 + kKeys > keys_of_head || (h.causal && j0 + kKeys - 1 > row0)) {
-        GENERANT_UNROLL
-        for (int j = 0; j < kTiles; ++j)
-          GENERANT_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            const int c = j0 + 8 * j + 2 * lane.t + i % 2;
-            if (c >= keys_of_head || (h.causal && c > row[i / 2])) score[j][i] = kHidden;
-          }
-      }
-      GENERANT_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        float high = top[i];
-        GENERANT_UNROLL
-        for (int j = 0; j < kTiles; ++j) high = fmaxf(high, fmaxf(score[j][2 * i], score[j][2 * i + 1]));
-        high = fmaxf(high, warp_xor(high, 1));
-        high = fmaxf(high, warp_xor(high, 2));
-        const float from = base_of(high), factor = power_of_2(top[i] - from);
-        float more = 0;
-        GENERANT_UNROLL
-        for (int j = 0; j < kTiles; ++j) {
-          score[j][2 * i] = power_of_2(score[j][2 * i] - from), score[j][2 * i + 1] = power_of_2(score[j][2 * i + 1] - from);
-          more += score[j][2 * i] + score[j][2 * i + 1];
-        }
-        top[i] = high, total[i] = total[i] * factor + more;
-        GENERANT_UNROLL
-        for (int m = 0; m < W / 8; ++m) sum[m][2 * i] *= factor, sum[m][2 * i + 1] *= factor;
-      }
+      see(h, score, row, j0, bias, lane);
+      weigh(score, sum, top, total);
     }
     wait_copies<0>();
     __syncthreads();                                 // values are here, nobody reads keys
@@ -130,8 +149,7 @@ __global__ void __launch_bounds__(ForwardShape<W, kBf16>::kThreads, kBf16 ? 1 : 
 
   GENERANT_UNROLL
   for (int i = 0; i < 2; ++i) {
-    float all = total[i] + warp_xor(total[i], 1);
-    all += warp_xor(all, 2);
+    const float all = whole_row(total[i]);
     if (row[i] >= t) continue;                     // no warp operation follows
     const int64_t place = int64_t(flat) * h.t + row[i], at = h.at(sample, h.t, head, h.e) + row[i] * h.heads * h.e;
     if (p.parts == 1) {

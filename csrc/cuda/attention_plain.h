@@ -102,7 +102,7 @@ __device__ inline void plain_weights(const PlainCall<T>& p, int64_t sample, int6
 
 template <class T> constexpr size_t kPlainShared = (2 * kPlain * (kPlain + 1) + kPlain * kPlain + kPlain * kPlainChannels) * sizeof(T);
 
-template <class T, Result kResult> __global__ void __launch_bounds__(kPlainThreads) attention_plain(PlainCall<T> p) {
+template <class T, Result kResult> __global__ void __launch_bounds__(kPlainThreads, 1) attention_plain(PlainCall<T> p) {
   constexpr bool kKeyRows = kResult == kQueryKeys || kResult == kValues;
   constexpr int kSpan = kPlainChannels / kWarp;
   DYNAMIC_SHARED(T, memory);
@@ -178,7 +178,7 @@ template <class T, Result kResult> __global__ void __launch_bounds__(kPlainThrea
 }
 
 // The gradient of the bias: a block has 32 x 32 of a matrix and sums the samples and heads that share it, in order.
-template <class T> __global__ void __launch_bounds__(kPlainThreads) attention_bias(PlainCall<T> p, int64_t samples, int64_t matrices) {
+template <class T> __global__ void __launch_bounds__(kPlainThreads, 1) attention_bias(PlainCall<T> p, int64_t samples, int64_t matrices) {
   DYNAMIC_SHARED(T, memory);
   const PlainShared<T> shared = {memory, memory + kPlain * (kPlain + 1), nullptr, nullptr};
   const Heads<T>& h = p.h;

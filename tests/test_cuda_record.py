@@ -101,6 +101,22 @@ def test_results_are_copies_that_the_next_run_leaves_alone():
         np.testing.assert_array_equal(y.get(), array(4, seed=i) * array(4))
 
 
+def test_an_array_that_is_returned_twice_is_two_arrays():
+    def step(s, x):
+        y = ops.mul(x, s["w"])
+        return y, ops.reshape(y, shape=(2, 2)), s["w"], x, ops.exp(y)
+
+    recorded = recording.record(step, {"w": cupy.asarray(array(4))}, check=0)
+    x = cupy.asarray(array(4, seed=1))
+    for _ in range(3):
+        found = recorded(x)
+        for i, a in enumerate(found):
+            a.fill(i)
+        assert [float(a.ravel()[0]) for a in found] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(x.get(), array(4, seed=1))
+    np.testing.assert_array_equal(recorded(x)[0].get(), array(4) * array(4, seed=1))
+
+
 def test_host_and_device_are_not_mixed():
     w = {"w": array(3, 3), "v": cupy.asarray(array(3))}
     with pytest.raises(ValueError, match="must all be on the host or all on a GPU"):

@@ -36,7 +36,7 @@ def interpolate(model: Any, n: int = 8, y: Any = None, random_state: int | None 
         y = model.classes_[0]
     codes = model._codes(2, y, seed)
     if isinstance(model, LatentModel):
-        a, b = model.sample(2, y, seed)
+        a, b = model.sample(2, y, seed, device="cpu")
         return model.interpolate(a, b, n, y if model.labels_matter else None)
     keys, t = split(Stream(seed, SAMPLE).at(0), 2), np.linspace(0, 1, n)
     codes = None if codes is None else np.repeat(codes[:1], n)

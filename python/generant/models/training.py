@@ -168,7 +168,7 @@ class Training:
         if self._running is None:
             return
         model, running, self._running = self.model, self._running, None
-        values = [float(v.ravel()[0]) for v in running]
+        values = [float(v.ravel()[0]) for v in _device.fetch(running)]
         if not all(map(math.isfinite, values)):
             told = ", ".join(f"{name} {v:.4g}" for name, v in zip(self.names, values, strict=True))
             raise DivergedError(

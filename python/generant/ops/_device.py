@@ -23,9 +23,9 @@ from ._dispatch import float_type_of, is_torch
 from ._spec import DTYPE_NUMBER
 
 __all__ = [
-    "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "from_device", "full", "is_array",
-    "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of", "to_device", "view",
-    "zeros_like",
+    "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "fetch", "from_device", "full",
+    "is_array", "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of", "to_device",
+    "view", "zeros_like",
 ]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
@@ -388,6 +388,15 @@ def from_device(x: Any) -> Any:
     if not is_device(x):
         return x
     return x.detach().cpu().numpy() if is_torch(x) else (x if hasattr(x, "get") else to_device(x)).get()
+
+
+def fetch(arrays: Sequence[Any]) -> list[Any]:
+    """Arrays on the host; device arrays that are parts of one buffer of bytes by one copy."""
+    base: Any = getattr(arrays[0], "base", None) if len(arrays) > 1 else None
+    if not is_device(base) or base.ndim != 1 or base.dtype != BYTES or any(a.base is not base for a in arrays):
+        return [from_device(a) for a in arrays]
+    host, first = base.get(), base.data.ptr
+    return [np.ndarray(a.shape, a.dtype, host, a.data.ptr - first) for a in arrays]
 
 
 def checked_device(where: str, device: Any, default: str = "cpu") -> str:

@@ -19,12 +19,45 @@ from .tape import Call, Spec
 
 __all__ = ["DevicePlan"]
 
+ALIGNMENT = 256  # bytes: where arrays begin in a buffer
+SMALL = 1 << 18  # bytes: buffers up to this are copied whole
+
+
+class _Packed:
+    """Arrays of these shapes in one buffer, so that one copy moves all of them where they are small."""
+
+    def __init__(self, plan: DevicePlan, specs: Sequence[Spec]) -> None:
+        ends = np.cumsum([0, *(-(-s.nbytes // ALIGNMENT) * ALIGNMENT for s in specs)]).tolist()
+        self.specs, self.starts = specs, ends[:-1]
+        self.whole = plan._empty(Spec((max(1, ends[-1]),), BYTES))
+        self.parts, self.small = self.views(self.whole), ends[-1] <= SMALL
+        self.host = np.zeros(len(self.whole) if self.small else 0, BYTES)
+        self.on_host = self.views(self.host) if self.small else []
+
+    def views(self, whole: Any) -> list[Any]:
+        """The arrays in a buffer like `whole`."""
+        places = zip(self.starts, self.specs, strict=True)
+        return [whole[start : start + s.nbytes].view(s.dtype).reshape(s.shape) for start, s in places]
+
+    def fill(self, given: Sequence[Any]) -> None:
+        """Copy these arrays in, from the host or the GPU."""
+        if self.small and len(given) > 1 and all(isinstance(a, np.ndarray) for a in given):
+            for part, a in zip(self.on_host, given, strict=True):
+                part[...] = a
+            self.whole.set(self.host)
+            return
+        for part, a in zip(self.parts, given, strict=True):
+            if isinstance(a, np.ndarray):
+                part.set(a)
+            else:
+                part[...] = a
+
 
 class _Place(NamedTuple):
     """Where one run works."""
 
-    inputs: list[Any]
-    outputs: list[Any]
+    inputs: _Packed
+    outputs: _Packed
     buffers: list[Any]  # state, inputs, constants, outputs, arena
     graphs: list[Any]  # one per item of the plan, None where Python runs it
     scratch: list[Any]
@@ -44,9 +77,9 @@ class DevicePlan(Plan):
         return _device.empty(self._cupy, "record", spec.shape, spec.dtype)
 
     def _new_arena(self) -> Any:
-        inputs, outputs = [self._empty(s) for s in self._inputs], [self._empty(s) for s in self.layout.outputs]
+        inputs, outputs = _Packed(self, self._inputs), _Packed(self, self.layout.outputs)
         arena = self._empty(Spec((max(1, self.layout.arena),), BYTES))
-        buffers = [*self.state, *inputs, *self.layout.constants, *outputs, arena]
+        buffers = [*self.state, *inputs.parts, *self.layout.constants, *outputs.parts, arena]
         addresses = [_device.address(a) for a in buffers]
         graphs: list[Any] = []
         scratch: list[Any] = []
@@ -78,20 +111,32 @@ class DevicePlan(Plan):
             place = self._new_arena()
         if place.stream and place.stream[0] != stream.ptr:
             stream.wait_event(place.event)
-        for own, given in zip(place.inputs, inputs, strict=True):
-            if isinstance(given, np.ndarray):
-                own.set(given)
-            else:
-                own[...] = given
+        place.inputs.fill(inputs)
         for item, graph in zip(self._items, place.graphs, strict=True):
             if graph is None:
                 self._call(item, place.buffers)
             else:
                 graph.replay(stream.ptr)
-        found = [self._view(slot, place.buffers).copy() for slot in self.kept]
+        found = self._results(place)
         place.event.record(stream)
         place.stream[:] = [stream.ptr]
         self._arenas.append(place)
+        return found
+
+    def _results(self, place: _Place) -> list[Any]:
+        """Copies of what the step returned: small ones in one, of which they are parts."""
+        if len(self.kept) == 1 or not place.outputs.small:
+            return [self._view(slot, place.buffers).copy() for slot in self.kept]
+        fresh, first = list(place.buffers), self._start["output"]
+        fresh[first : first + len(place.outputs.parts)] = place.outputs.views(place.outputs.whole.copy())
+        found: list[Any] = []
+        seen = set()
+        for slot in self.kept:
+            kind, number, _ = self.layout.places[slot]
+            a = self._view(slot, fresh)
+            found.append(a if kind == "output" and number not in seen else a.copy())
+            if kind == "output":
+                seen.add(number)
         return found
 
     def _check_indices(self, inputs: Sequence[Any]) -> None:

@@ -3,8 +3,8 @@ queries, bf16, rows that see nothing, infinities and NaN, independence of the ba
 derivatives.
 
 Seen to fail: with sums of parts not scaled to one maximum; with only the first part of a gradient; with -inf - -inf;
-with the diagonal tile not masked; without the barrier before values are overwritten; with keys of a pair swapped; with the
-channels of the next step not fetched; with the number of parts counted over the batch.
+with the diagonal tile not masked; without the barrier before values are overwritten; with keys of a pair swapped; with
+the channels of the next step not fetched; with the number of parts counted over the batch.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ __global__ void __launch_bounds__(BackwardShape<W, kFirst>::kThreads, 2) attenti
   for (int i = 0; i < 2; ++i) {
     if (!real[i]) continue;
     if (kFirst && p.first)
-      store_row(first, i, float(h.scale), p.first + part * p.first_size + h.at(sample, rows, head, h.d) + row[i] * ld_d, d, p.wide_to, lane);
+      store_row(first, i, float(h.scale), p.first + part * p.first_size + h.at(sample, rows, head, h.d) + row[i] * ld_d, d,
+                p.wide_to, lane);
     if (kSecond && p.second)
       store_row(second, i, 1.0f, p.second + part * p.second_size + h.at(sample, rows, head, h.e) + row[i] * ld_e, e, p.wide_to, lane);
   }

@@ -186,7 +186,8 @@ __global__ void __launch_bounds__(256) merge_parts(Heads<float> h, ForwardParts 
 }
 
 // Keys as rows of W bfloat16 and values as pairs of keys, zeros where there are none: (n, heads, ...). A thread makes 16 bytes.
-template <int W> __global__ void __launch_bounds__(256) pack_keys(Heads<float> h, uint32_t* keys, uint32_t* values, bool wide_d, bool wide_e) {
+template <int W>
+__global__ void __launch_bounds__(256) pack_keys(Heads<float> h, uint32_t* keys, uint32_t* values, bool wide_d, bool wide_e) {
   const int64_t pairs = (h.s + 1) / 2, n_keys = h.n * h.heads * h.s * (W / 8), i = global_thread();
   if (i >= n_keys + h.n * h.heads * pairs * (W / 4)) return;
   uint32_t words[4];
@@ -195,7 +196,8 @@ template <int W> __global__ void __launch_bounds__(256) pack_keys(Heads<float> h
     load_words<true>(h.k + h.at(sample, h.s, head, h.d) + row * h.heads * h.d, true, int(i % (W / 8)), int(h.d), 1.0f, wide_d, words);
     keys += i * 4;
   } else {
-    const int64_t r = i - n_keys, flat = r / (W / 4), row = flat % pairs * 2, head = flat / pairs % h.heads, sample = flat / pairs / h.heads;
+    const int64_t r = i - n_keys, flat = r / (W / 4), row = flat % pairs * 2, head = flat / pairs % h.heads;
+    const int64_t sample = flat / pairs / h.heads;
     const int first = int(r % (W / 4)) * 4, left = int(h.e) - first;
     const float* const from = h.v + h.at(sample, h.s, head, h.e) + row * h.heads * h.e + first;
     const bool second = row + 1 < h.s;

@@ -56,8 +56,8 @@ template <class T> struct PlainShared { T *x, *y, *weights, *rows; };
 
 // Scores of the rows of this warp, from row0, with the column of this lane, which is column0 + lane; -inf where there is none.
 template <class T, bool kKeyRows>
-__device__ inline void plain_scores(const PlainCall<T>& p, int64_t sample, int64_t head, int64_t row0, int64_t column0, T (&score)[kPlainRows],
-                                    const PlainShared<T>& shared) {
+__device__ inline void plain_scores(const PlainCall<T>& p, int64_t sample, int64_t head, int64_t row0, int64_t column0,
+                                    T (&score)[kPlainRows], const PlainShared<T>& shared) {
   const Heads<T>& h = p.h;
   const int64_t ld = h.heads * h.d, rows = kKeyRows ? h.s : h.t, columns = kKeyRows ? h.t : h.s;
   const T* const q = h.q + h.at(sample, h.t, head, h.d) + (kKeyRows ? column0 : row0) * ld;
@@ -78,8 +78,8 @@ __device__ inline void plain_scores(const PlainCall<T>& p, int64_t sample, int64
 
 // score becomes p; if kSlopes, slope becomes p (<g, v> - <g, out>).
 template <class T, bool kKeyRows, bool kSlopes>
-__device__ inline void plain_weights(const PlainCall<T>& p, int64_t sample, int64_t head, int64_t row0, int64_t column0, T (&score)[kPlainRows],
-                                     T (&slope)[kPlainRows], const PlainShared<T>& shared) {
+__device__ inline void plain_weights(const PlainCall<T>& p, int64_t sample, int64_t head, int64_t row0, int64_t column0,
+                                     T (&score)[kPlainRows], T (&slope)[kPlainRows], const PlainShared<T>& shared) {
   const Heads<T>& h = p.h;
   const int64_t ld = h.heads * h.e;
   plain_scores<T, kKeyRows>(p, sample, head, row0, column0, score, shared);
@@ -88,8 +88,8 @@ __device__ inline void plain_weights(const PlainCall<T>& p, int64_t sample, int6
     const T* const v = h.v + h.at(sample, h.s, head, h.e) + (kKeyRows ? row0 : column0) * ld;
     GENERANT_UNROLL
     for (int r = 0; r < kPlainRows; ++r) slope[r] = T(0);
-    plain_products(slope, kKeyRows ? v : g, (kKeyRows ? h.s : h.t) - row0, ld, kKeyRows ? g : v, (kKeyRows ? h.t : h.s) - column0, ld, h.e, T(1),
-                   false, shared.x, shared.y);
+    plain_products(slope, kKeyRows ? v : g, (kKeyRows ? h.s : h.t) - row0, ld, kKeyRows ? g : v, (kKeyRows ? h.t : h.s) - column0, ld,
+                   h.e, T(1), false, shared.x, shared.y);
   }
   const int64_t column = column0 + threadIdx.x % kWarp, first = (sample * h.heads + head) * p.t_padded;
   GENERANT_UNROLL
@@ -110,7 +110,8 @@ template <class T, Result kResult> __global__ void __launch_bounds__(kPlainThrea
                                  memory + 2 * kPlain * (kPlain + 1) + kPlain * kPlain};
   const Heads<T>& h = p.h;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t rows = kKeyRows ? h.s : h.t, columns = kKeyRows ? h.t : h.s, channels = kResult == kOutput || kResult == kValues ? h.e : h.d;
+  const int64_t rows = kKeyRows ? h.s : h.t, columns = kKeyRows ? h.t : h.s;
+  const int64_t channels = kResult == kOutput || kResult == kValues ? h.e : h.d;
   const int64_t blocks = (rows + kPlain - 1) / kPlain, pieces = channels > 0 ? (channels + kPlainChannels - 1) / kPlainChannels : 1;
   const int64_t row0 = blockIdx.x % blocks * kPlain, piece = blockIdx.x / blocks % pieces, flat = blockIdx.x / blocks / pieces;
   const int64_t head = flat % h.heads, sample = flat / h.heads, channel0 = piece * kPlainChannels;
@@ -203,7 +204,8 @@ template <class T> __global__ void __launch_bounds__(kPlainThreads, 1) attention
 
 // low and centre of the backward pass: a warp per query. Queries that do not exist up to t_padded have +inf and 0.
 template <class T>
-__global__ void __launch_bounds__(256) attention_rows(Heads<T> h, const T* g, const T* out, const T* lse, int64_t t_padded, T* low, T* centre) {
+__global__ void __launch_bounds__(256) attention_rows(Heads<T> h, const T* g, const T* out, const T* lse, int64_t t_padded, T* low,
+                                                      T* centre) {
   const int64_t place = global_thread() / kWarp;
   if (place >= h.n * h.heads * t_padded) return;
   const int64_t flat = place / t_padded, i = place % t_padded, row = h.at(flat / h.heads, h.t, flat % h.heads, h.e) + i * h.heads * h.e;
@@ -222,9 +224,10 @@ __global__ void __launch_bounds__(256) attention_rows(Heads<T> h, const T* g, co
 
 template <class T, Result kResult> inline void run_plain(const Call& c, const PlainCall<T>& p) {
   const Heads<T>& h = p.h;
-  const int64_t rows = kResult == kQueryKeys || kResult == kValues ? h.s : h.t, channels = kResult == kOutput || kResult == kValues ? h.e : h.d;
-  launch(c, attention_plain<T, kResult>, grid_of(h.n * h.heads * ceil_div(rows, kPlain) * max(ceil_div(channels, kPlainChannels), int64_t(1))),
-         kPlainThreads, kPlainShared<T>, p);
+  const int64_t rows = kResult == kQueryKeys || kResult == kValues ? h.s : h.t;
+  const int64_t channels = kResult == kOutput || kResult == kValues ? h.e : h.d;
+  const int64_t pieces = max(ceil_div(channels, kPlainChannels), int64_t(1));
+  launch(c, attention_plain<T, kResult>, grid_of(h.n * h.heads * ceil_div(rows, kPlain) * pieces), kPlainThreads, kPlainShared<T>, p);
 }
 
 template <class T> inline void run_plain_bias(const Call& c, const PlainCall<T>& p) {

@@ -175,7 +175,8 @@ __device__ inline void add_scores(float (&sum)[kTiles][4], const uint32_t (&word
 // sum += weights times tile, which has a row per column of the weights (bfloat16: per pair of columns). Column 8 m + n of
 // the sum is number 32 (m / 4) + 4 n + m % 4 of the tile's rows. `columns` of the rows count.
 template <bool kBf16, int kChunks, int kTiles, int kSums>
-__device__ inline void add_average(float (&sum)[kSums][4], const float (&weights)[kTiles][4], const uint32_t* tile, int columns, Lane lane) {
+__device__ inline void add_average(float (&sum)[kSums][4], const float (&weights)[kTiles][4], const uint32_t* tile, int columns,
+                                   Lane lane) {
   GENERANT_UNROLL
   for (int j = 0; j < kTiles; j += 2) {
     if constexpr (kBf16) {

@@ -129,8 +129,8 @@ struct ForwardWide {
       call.factor = 1;
     }
     const Heads<float>& h = p.h;
-    launch(c, attention_wide, grid_of(h.n * h.heads * ceil_div(h.t, kWideRows) * max(ceil_div(h.e, kPlainChannels), int64_t(1))), kWideThreads,
-           kWideBytes, call);
+    const int64_t pieces = max(ceil_div(h.e, kPlainChannels), int64_t(1));
+    launch(c, attention_wide, grid_of(h.n * h.heads * ceil_div(h.t, kWideRows) * pieces), kWideThreads, kWideBytes, call);
   }
 };
 

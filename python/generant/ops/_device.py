@@ -113,8 +113,10 @@ def torch_stream(cp: Any, tensor: Any) -> Iterator[None]:
     """CuPy on the stream that torch is using, so that neither waits for the other."""
     torch: Any = sys.modules["torch"]
     current = torch.cuda.current_stream(tensor.device)
-    make = getattr(cp.cuda.Stream, "from_external", None)
-    stream = make(current) if make is not None else cp.cuda.ExternalStream(current.cuda_stream)
+    if hasattr(cp.cuda.Stream, "from_external") and hasattr(current, "__cuda_stream__"):
+        stream = cp.cuda.Stream.from_external(current)
+    else:
+        stream = cp.cuda.ExternalStream(current.cuda_stream)
     with cp.cuda.Device(tensor.device.index or 0), stream:
         yield
 

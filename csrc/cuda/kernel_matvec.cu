@@ -14,7 +14,8 @@ template <class T> constexpr size_t kDifferenceBytes = kWeightsKept<T> ? (kWeigh
 
 // sums[part][i][k] += sum_j W_ij (x_ik - y_jk), or times the sign of that for |x - y|_1: directly, so nothing cancels.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) multiply_differences(KernelWeights<1, T> weights, int64_t share, double* sums) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks)
+multiply_differences(KernelWeights<1, T> weights, int64_t share, double* sums) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = weights.points;
   const bool signs = p.form == kManhattan;
@@ -50,7 +51,8 @@ __global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) multiply_differe
         for (int strip = 0; strip < kStrips; ++strip)
           GENERANT_UNROLL
           for (int c = 0; c < 2; ++c) {
-            const T at = y[(8 * strip + c) * kSlabStride + k], u0 = x0 - at, u1 = x1 - at, w0 = weight(0, strip, c), w1 = weight(1, strip, c);
+            const T at = y[(8 * strip + c) * kSlabStride + k], u0 = x0 - at, u1 = x1 - at;
+            const T w0 = weight(0, strip, c), w1 = weight(1, strip, c);
             if (signs) {
               s0 += u0 > 0 ? w0 : u0 < 0 ? -w0 : w0 * 0, s1 += u1 > 0 ? w1 : u1 < 0 ? -w1 : w1 * 0;
             } else if (j0 + own_column(strip) + c < p.m) {
@@ -105,7 +107,9 @@ template <class T> struct GradientPlan {
     parts = parts_of(p.row_tiles(), p.column_tiles()), share = ceil_div(p.column_tiles(), parts);
     sums = scratch.take<double>(differences ? parts * p.n * p.d : 0);
   }
-  ProductPlan<T> product(Carve& rest) const { return ProductPlan<T>(weights.points, weights.points.d, weights.points.expanded, true, rest); }
+  ProductPlan<T> product(Carve& rest) const {
+    return ProductPlan<T>(weights.points, weights.points.d, weights.points.expanded, true, rest);
+  }
 };
 
 template <class T> int64_t matvec_scratch(const Call& c) { return MatvecPlan<T>(c, nullptr).scratch.used; }

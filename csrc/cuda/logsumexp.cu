@@ -101,7 +101,8 @@ __device__ inline void merge(double& top, double& sum, double other_top, double 
 
 // tops[part][i] and sums[part][i], of `share` tiles of columns each.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) sum_exponentials(SoftmaxScores<T> scores, int64_t share, double* tops, double* sums) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks)
+sum_exponentials(SoftmaxScores<T> scores, int64_t share, double* tops, double* sums) {
   DYNAMIC_SHARED(T, shared);
   const Points<T>& p = scores.points;
   const int64_t i0 = int64_t(blockIdx.x) * kTileRows<T>;

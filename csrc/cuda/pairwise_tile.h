@@ -21,7 +21,12 @@ namespace {
 constexpr int kTileColumns = 64, kStrips = kTileColumns / 8;
 template <class T> constexpr int kTileRows = sizeof(T) == 4 ? 128 : 64;
 template <class T> constexpr int kTileThreads = 2 * kTileRows<T>;
-constexpr int kTileBlocks = 2;                       // that registers must leave room for on a multiprocessor
+// Blocks that registers must leave room for on a multiprocessor; the shared memory of sm_75 has room for one.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kTileBlocks = 1;
+#else
+constexpr int kTileBlocks = 2;
+#endif
 constexpr int kRowPadding = 128;                     // packed rows are as many as whole tiles of either kind have
 constexpr int kSlab = 16, kSlabStride = kSlab + 4;   // coordinates in shared memory at a time; no two rows in one bank
 constexpr int kScoreStride = kTileColumns + 8;
@@ -261,6 +266,7 @@ template <int kForm, class T> __device__ inline void add_terms(Scores<T>& s, con
   GENERANT_UNROLL
   for (int strip = 0; strip < kStrips; ++strip, y += 8 * kSlabStride) {
     T part[4] = {};
+#pragma unroll 1
     for (int k = 0; k < w; k += n) {
       GENERANT_UNROLL
       for (int at = 0; at < 4; ++at) {

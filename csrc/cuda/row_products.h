@@ -21,7 +21,8 @@ template <int E, class T> constexpr size_t kFewBytes = kTileBytes<T> + (kFewTota
 
 // states[part][i][..], of `share` tiles of columns each; a block has E columns of v, so all of them make scores again.
 template <int E, class W, class T>
-__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks) few_products(W weights, const T* v, int64_t e, int64_t share, int64_t width, double* states) {
+__global__ void __launch_bounds__(kTileThreads<T>, kTileBlocks)
+few_products(W weights, const T* v, int64_t e, int64_t share, int64_t width, double* states) {
   DYNAMIC_SHARED(T, shared);
   T *const totals = shared + kTileBytes<T> / sizeof(T), *const vectors = totals + kFewTotals<E, T>;
   const Points<T>& p = weights.points;
@@ -210,7 +211,8 @@ template <class T> struct ProductPlan {
     if (few) {
       const Points<T>& p = weights.points;
       if (width == 1)
-        launch(c, few_products<1, W, T>, grid_of(p.row_tiles(), parts), kTileThreads<T>, kFewBytes<1, T>, weights, v, e, share, width, sums);
+        launch(c, few_products<1, W, T>, grid_of(p.row_tiles(), parts), kTileThreads<T>, kFewBytes<1, T>, weights, v, e,
+               share, width, sums);
       else
         launch(c, few_products<kFewAtOnce, W, T>, grid_of(p.row_tiles(), parts, width / kFewAtOnce), kTileThreads<T>,
                kFewBytes<kFewAtOnce, T>, weights, v, e, share, width, sums);

@@ -1,7 +1,7 @@
 """What ptxas said of every kernel (nvcc -Xptxas=-v): no spills, and a budget of registers: cuda_registers.py LOG
 
-A kernel that keeps tiles of tensor-core products in registers may have 255, the others 128: above that too few warps
-fit beside each other to hide the latency of memory.
+A kernel that keeps tiles of products in registers may have 255, and so may those of float64; the others 128: above that
+too few warps fit beside each other to hide the latency of memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(path: str) -> int:
     table = []
     for (_, arch, frame, stores, loads, registers), name in zip(found, names.stdout.splitlines(), strict=True):
         name = name.replace("(anonymous namespace)::", "").removeprefix("void ")
-        limit = TILES if TILE_KERNELS.search(name) else ORDINARY
+        limit = TILES if TILE_KERNELS.search(name) or "double" in name else ORDINARY
         if int(stores) or int(loads) or int(registers) > limit:
             bad += 1
             print(f"{arch}: {registers} registers (limit {limit}), spills {stores} + {loads} bytes: {name[:150]}")

@@ -7,7 +7,9 @@ compute capability taken out.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +139,49 @@ def test_what_is_missing_is_named(x, monkeypatch):
     monkeypatch.setattr(_device, "cuda_error", ["No module named 'generant._cuda'"])
     with pytest.raises(RuntimeError, match=r"add: this build of generant has no CUDA kernels .*GENERANT_CUDA=ON"):
         ops.add(x, x)
+
+
+class Tensor:
+    """As much of a torch CUDA tensor as an op looks at."""
+
+    def __init__(self, array, kind="cuda"):
+        self.array, self.dtype, self.shape = array, f"torch.{array.dtype}", array.shape
+        self.device = SimpleNamespace(type=kind, index=0, __str__=lambda: kind)
+
+    def detach(self):
+        return self
+
+    resolve_conj = resolve_neg = detach
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+
+@simulated
+def test_an_op_on_torch_tensors_runs_on_torchs_stream_and_returns_tensors(x, monkeypatch):
+    stream = cupy.cuda.Stream(non_blocking=True)
+    current = SimpleNamespace(cuda_stream=stream.ptr, __cuda_stream__=lambda: (0, stream.ptr))
+    torch = SimpleNamespace(
+        Tensor=Tensor, from_dlpack=Tensor, cuda=SimpleNamespace(current_stream=lambda device: current)
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(cupy, "from_dlpack", lambda tensor: tensor.array)
+    monkeypatch.setattr(cupy.cuda, "ExternalStream", lambda ptr: stream, raising=False)
+    monkeypatch.setattr(cupy.cuda.Stream, "from_external", lambda given: stream)
+    module, seen = _device.cuda_module(), []
+    launch = module.launch
+
+    def watched(*args):
+        seen.append(args[4])
+        return launch(*args)
+
+    monkeypatch.setattr(module, "launch", watched)
+    y = ops.add(Tensor(x), Tensor(x))
+    assert isinstance(y, Tensor) and y.array.get().tolist() == (2 * x.get()).tolist()
+    assert isinstance(ops.add(Tensor(x), 1.0), Tensor)
+    assert seen == [stream.ptr] * 2 and stream.ptr != cupy.cuda.get_current_stream().ptr
+    with pytest.raises(TypeError, match=r"add: b is a torch tensor on .*; move it by \.cuda"):
+        ops.add(Tensor(x), Tensor(x, "cpu"))
 
 
 def test_torch_tensors_on_a_gpu_come_back_as_torch_tensors():

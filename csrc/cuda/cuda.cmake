@@ -48,6 +48,16 @@ endif()
 
 if(build_cuda)
   enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)  # --compress-mode, sm_120
+    if(GENERANT_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "GENERANT_CUDA=ON needs nvcc 12.8 or newer, found ${CMAKE_CUDA_COMPILER_VERSION}")
+    endif()
+    message(STATUS "CUDA kernels: not built, nvcc is ${CMAKE_CUDA_COMPILER_VERSION} and 12.8 is needed")
+    set(build_cuda OFF)
+  endif()
+endif()
+
+if(build_cuda)
   set(CMAKE_CUDA_STANDARD 17)
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   message(STATUS "CUDA kernels: for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -114,9 +114,11 @@ __global__ void find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
                                                   : lists.column + (i1 * s.parts + blockIdx.y) * kList<E>;
   const int64_t step = (kListsShared<T, E> ? 1 : s.parts) * kList<E>;
 
-  Best<T, E> best;
-  best.clear();
-  for (int q = 0; q < rows; ++q) best.write(list_low + q * step, list_column + q * step);
+  for (int q = 0; q < rows; ++q) {
+    Best<T, E> nothing;
+    nothing.clear();
+    nothing.write(list_low + q * step, list_column + q * step);
+  }
   T reach[2] = {T(HUGE_VAL), T(HUGE_VAL)}, slack[2] = {};
   if (p.expanded && rows > 0)
     GENERANT_UNROLL
@@ -153,6 +155,7 @@ __global__ void find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
         const T own_slack = warp_from(slack[h], 4 * g);
         T* const low_of = list_low + (g + 8 * h) * step;
         uint32_t* const column_of = list_column + (g + 8 * h) * step;
+        Best<T, E> best;
         best.read(low_of, column_of);
 #pragma unroll 1
         for (int side = 0; side < kTileColumns; side += kWarp) {
@@ -178,6 +181,7 @@ __global__ void find_candidates(Search<T> s, Ranks<T> r, Lists<T> lists) {
   if (kListsShared<T, E>)
     for (int q = 0; q < rows; ++q) {
       const int64_t to = ((i1 + q) * s.parts + blockIdx.y) * kList<E>;
+      Best<T, E> best;
       best.read(list_low + q * step, list_column + q * step);
       best.write(lists.low + to, lists.column + to);
     }

@@ -1,5 +1,6 @@
-"""Searches on device arrays where the generated tests do not go: ties and copies, more ranks than a list has, parts that
-are merged, offsets, numbers that are not finite, and the public functions. Compared with the definitions, which are exact.
+"""Searches on device arrays where the generated tests do not go: ties and copies, more ranks than a list has, parts
+that are merged, offsets, numbers that are not finite, and the public functions. Compared with the definitions, which
+are exact.
 
 Seen to fail: with rows whose lists overflow not measured again, and without the error bound of lows.
 """

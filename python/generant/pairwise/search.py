@@ -138,7 +138,10 @@ def radius_count(
     def call(x: Any, y: Any, radius: Any) -> Any:
         if not (plain(radius) >= 0).all():
             raise ValueError(f"radius_count: radius must be at least 0, got {np.min(plain(radius))}")
-        radius = _device.full(x, (y.shape[0],), float(radius), x.dtype) if scalar else radius.astype(x.dtype, copy=False)
+        if scalar:
+            radius = _device.full(x, (y.shape[0],), float(radius), x.dtype)
+        else:
+            radius = radius.astype(x.dtype, copy=False)
         if mode == "count":
             return ops.radius_count(x, y, radius, closed=closed)[0]
         smallest = ops.radius_min(x, y, radius, closed=closed)
@@ -148,4 +151,5 @@ def radius_count(
     if scalar and any(_device.is_device(a) for a in (x, y)):  # a number is anywhere
         (number,) = convert("radius_count", [Given("radius", radius, 0, bias=True)])
         return run("radius_count", lambda x, y: call(x, y, number), *points, n_threads=n_threads, out=out)
-    return run("radius_count", call, *points, Given("radius", radius, 0 if scalar else 1, bias=True), n_threads=n_threads, out=out)
+    balls = Given("radius", radius, 0 if scalar else 1, bias=True)
+    return run("radius_count", call, *points, balls, n_threads=n_threads, out=out)

@@ -58,6 +58,13 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uin
 
 #else
 
+// A call, where the instruction is missing: written out in every product it would take minutes to compile.
+#ifdef __CUDACC__
+#define MMA_CALL [[maybe_unused]] static __device__ __noinline__
+#else
+#define MMA_CALL inline
+#endif
+
 struct Fragments { uint32_t a[4], b[2]; };
 
 #ifdef __CUDACC__
@@ -98,12 +105,12 @@ template <int K, class Value> __device__ inline void mma_exchanged(float (&c)[4]
     for (int k = 0; k < 8 * K; ++k) c[i] += a[i / 2][k] * b[i % 2][k];
 }
 
-__device__ inline void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
+MMA_CALL void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
   const Fragments mine = {{bits_of(a[0]), bits_of(a[1]), bits_of(a[2]), bits_of(a[3])}, {bits_of(b[0]), bits_of(b[1])}};
   mma_exchanged<1>(c, mine, [](uint32_t word, int) { return float_of(word & 0xffffe000u); });  // the hardware drops the rest
 }
 
-__device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+MMA_CALL void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   mma_exchanged<2>(c, mine, [](uint32_t word, int half) { return from_bf16(half ? word >> 16 : word & 0xffffu); });
 }

@@ -168,6 +168,8 @@ def main() -> int:
     config = {k: str(v) for k, v in show_config().items()}
     print(config["CUDA"], f"torch {torch.__version__}")
     print(", ".join(f"{name} {value:.3g}" for name, value in peak.items()))
+    about: dict[str, Any] = {"config": config, "torch": torch.__version__, "python": platform.python_version()}
+    about |= {"machine": peak, "small": arguments.small}
     rows, failed = [], 0
     for family in arguments.families or families:
         if family not in families:
@@ -187,16 +189,9 @@ def main() -> int:
                 failed += 1
         del cases
         cp.get_default_memory_pool().free_all_blocks()
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        about = {
-            "config": config,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": peak,
-            "small": arguments.small,
-        }
-        arguments.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        if arguments.json:  # after every family: a run that is cut off has written what it measured
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     return 1 if failed else 0
 
 

@@ -257,7 +257,12 @@ def product_cases(cp: Any, torch: Any, small: bool) -> list[Case]:
             Case(
                 f"conv2d {k}x{k}, {n}x{h}x{w}x{c} -> {o}",
                 lambda x=x, f=f, p=pad: ops.conv2d(x, f, padding=p),
-                {"torch (cuDNN, no TF32)": lambda x=tx, f=tf, p=pad: convolution(x, f, padding=p)},
+                {
+                    "torch (cuDNN, no TF32)": lambda x=tx, f=tf, p=pad: convolution(x, f, padding=p),
+                    # our own kernels one by one: with generant[cudnn] installed the first column is cuDNN's
+                    "own product": lambda x=x, f=f, p=pad: ops.conv2d(x, f, padding=p, algorithm="gemm"),
+                    "own Winograd": lambda x=x, f=f, p=pad: ops.conv2d(x, f, padding=p, algorithm="winograd4"),
+                },
                 flops=flops,
                 goal="within 3 % with cuDNN",
                 compare=here,

@@ -160,4 +160,18 @@ inline Problem of_x_g(const Call& c) {       // kernel, stride, ...
   return a;
 }
 
+// winograd_conv2d: x, u; o, padding, activation.
+[[maybe_unused]] inline Conv of_x_u(const Call& c) {
+  const Array &x = c.in[0], &u = c.in[1], &y = c.out[0];
+  Conv s{};
+  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
+  s.kh = s.kw = u.shape[0] == 100 ? 4 : 3;
+  s.stride_h = s.stride_w = s.kh - 2, s.dilation_h = s.dilation_w = s.groups = 1;
+  s.o = y.shape[3], s.p = y.shape[1], s.q = y.shape[2];
+  int64_t padding[4];
+  read_tuple(c.attr + 1, padding, 4);
+  s.top = padding[0], s.bottom = padding[1], s.left = padding[2], s.right = padding[3];
+  return s;
+}
+
 }  // namespace

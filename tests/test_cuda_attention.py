@@ -9,9 +9,7 @@ the channels of the next step not fetched; with the number of parts counted over
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import cuda_device
 import numpy as np
 import pytest
 
@@ -19,10 +17,6 @@ from generant import ops
 from generant.autograd import grad, vjp
 from generant.ops import _device, attention, attention_bwd
 
-spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
-assert spec is not None and spec.loader is not None
-cuda_device = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
 
 

@@ -6,20 +6,15 @@ to fail: with the filter not turned, with top and left of the padding exchanged.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
+import cuda_device
 import numpy as np
 import pytest
 
 from generant import ops
 from generant.ops import _cudnn, _device
 
-_spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
-assert _spec is not None and _spec.loader is not None
-cuda_device = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
 pytestmark = pytest.mark.skipif(
     not cuda_device.HOST, reason="the stand-in reads device memory, which the simulation has on the host"

@@ -7,27 +7,16 @@ Seen to fail: with the gradient of leaky_relu's slope taken from x on the device
 from __future__ import annotations
 
 import functools
-import importlib.util
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
+import test_ops as cases
 
 from generant import ops
 from generant.autograd import vjp
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
-cases = load("test_ops")
 
 # The last size of every op and attributes: which numbers come out at which size is test_cuda_ops.py's business.
 CHOSEN = list({f"{case.values[0].name} {case.values[2]}": case for case in cases.DIFFERENTIABLE}.values())

@@ -6,11 +6,10 @@ compute capability taken out.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import cuda_device
 import numpy as np
 import pytest
 
@@ -18,10 +17,6 @@ import generant
 from generant import ops
 from generant.ops import _device
 
-_spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
-assert _spec is not None and _spec.loader is not None
-cuda_device = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
 simulated = pytest.mark.skipif(not cuda_device.HOST, reason="needs the simulation, which lets the driver say anything")
 

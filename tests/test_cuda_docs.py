@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
+import cuda_device
 import pytest
 
-_spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
-assert _spec is not None and _spec.loader is not None
-cuda_device = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,12 +6,11 @@ Random numbers have the same bits on both, so losses and samples agree to roundi
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import math
 import pickle
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
 
@@ -22,16 +21,6 @@ from generant.models.checkpoint import flatten
 from generant.ops import _device
 from generant.random import Stream, split
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
 X = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32) * [1, 2, 3]
 Y = np.arange(48) % 2

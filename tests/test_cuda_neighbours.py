@@ -7,25 +7,13 @@ Seen to fail: with rows whose lists overflow not measured again, and without the
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import cuda_device
 import numpy as np
 import pytest
 
 from generant import autograd, ops
 from generant import pairwise as pw
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
 
 

@@ -7,24 +7,12 @@ where there are no samples.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import cuda_device
 import numpy as np
 import pytest
 
 from generant import ops
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
 
 

@@ -7,26 +7,16 @@ checked.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
+import test_ops as cases
 
+from generant.ops import _device
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
-cases = load("test_ops")
-_device = __import__("generant.ops._device", fromlist=["kernels"])
 
 FAMILIES = os.environ.get("GENERANT_TEST_FAMILIES", "")  # while working: "activation,reduce"
 SMALL = os.environ.get("GENERANT_TEST_SMALL", "")  # under a slow tool: float32 and the first two cases of every op

@@ -1,25 +1,14 @@
 """What test_cuda_ops.py does not reach of the pairwise kernels: the edges of tiles, near pairs, special values, sets so
 large that they are taken in chunks, Sinkhorn until it converges, and the public functions on device arrays."""
 
-import importlib.util
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
 
 from generant import ops, pairwise
 from generant.ops import _device
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
 
 

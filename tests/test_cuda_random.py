@@ -9,28 +9,17 @@ number above a digit (thresholds of long rows); with a clip that swallows NaN.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from itertools import product
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
+import test_random as golden
 
 from generant import ops, random
 from generant.ops import _dispatch
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
-golden = load("test_random")
 
 native = _dispatch.native_module()
 # Without a fused multiply-add, kernels and definitions round a x + b twice.

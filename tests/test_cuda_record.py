@@ -7,29 +7,18 @@ a plan, with inputs from the host that are not uploaded, without the check of in
 
 from __future__ import annotations
 
-import importlib.util
 import threading
-from pathlib import Path
 
+import cuda_device
 import numpy as np
 import pytest
+import test_record as records
 
 from generant import nn, ops, optim, recording
 from generant.models.checkpoint import flatten
 from generant.recording.tape import Call
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_device = load("cuda_device")
 cupy = cuda_device.device()
-records = load("test_record")
 
 
 class DeviceGan(records.Gan):

@@ -7,19 +7,13 @@ across the ends of broadcast rows.
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
+import cuda_device
 import numpy as np
 import pytest
 
 from generant import ops
 from generant.ops._table import TABLE
 
-spec = importlib.util.spec_from_file_location("cuda_device", Path(__file__).with_name("cuda_device.py"))
-assert spec is not None and spec.loader is not None
-cuda_device = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cuda_device)
 cupy = cuda_device.device()
 
 

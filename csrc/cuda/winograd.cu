@@ -223,20 +223,6 @@ void winograd_dx(const Call& c, const Conv& s, ConvAlgorithm variant, const floa
 
 namespace {
 
-// x, u; o, padding, activation.
-inline Conv geometry(const Call& c) {
-  const Array &x = c.in[0], &u = c.in[1], &y = c.out[0];
-  Conv s{};
-  s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];
-  s.kh = s.kw = u.shape[0] == 100 ? 4 : 3;
-  s.stride_h = s.stride_w = s.kh - 2, s.dilation_h = s.dilation_w = s.groups = 1;
-  s.o = y.shape[3], s.p = y.shape[1], s.q = y.shape[2];
-  int64_t padding[4];
-  read_tuple(c.attr + 1, padding, 4);
-  s.top = padding[0], s.bottom = padding[1], s.left = padding[2], s.right = padding[3];
-  return s;
-}
-
 // body(F{}, number of sources)
 template <class Body> inline auto with_transforms(const Call& c, Body body) {
   const int64_t positions = c.in[1].shape[0];
@@ -244,7 +230,7 @@ template <class Body> inline auto with_transforms(const Call& c, Body body) {
 }
 
 template <class T> int64_t winograd_conv2d_bytes(const Call& c) {
-  const Conv s = geometry(c);
+  const Conv s = of_x_u(c);
   return with_transforms(c, [&](auto f, int sources) { return Between<decltype(f)>(s.n, s.p, s.q, sources * s.c, s.o).bytes(); });
 }
 
@@ -275,7 +261,7 @@ KERNEL_SCRATCH_F32(winograd_filter, no_bytes) {
 }
 
 KERNEL_SCRATCH_F32(winograd_conv2d, winograd_conv2d_bytes) {
-  const Conv s = geometry(c);
+  const Conv s = of_x_u(c);
   if (s.empty()) return;
   int64_t padding[4];
   const int activation = int(*read_tuple(c.attr + 1, padding, 4));

@@ -161,7 +161,7 @@ inline Problem of_x_g(const Call& c) {       // kernel, stride, ...
 }
 
 // winograd_conv2d: x, u; o, padding, activation.
-[[maybe_unused]] inline Conv of_x_u(const Call& c) {
+inline Conv of_x_u(const Call& c) {
   const Array &x = c.in[0], &u = c.in[1], &y = c.out[0];
   Conv s{};
   s.n = x.shape[0], s.h = x.shape[1], s.w = x.shape[2], s.c = x.shape[3];

@@ -43,6 +43,7 @@ void check(const char*) {}
 #else
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();                                // it is told once: the next call is not to find it
   const std::string message = std::string(what) + ": " + cudaGetErrorString(error);
   if (error == cudaErrorMemoryAllocation) {
     PyErr_SetString(PyExc_MemoryError, message.c_str());
@@ -148,7 +149,8 @@ class Graph {
     cudaStream_t stream;
     cudaGraph_t graph = nullptr;
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "recording a CUDA graph");
-    cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    // Relaxed: a kernel that has not run yet is loaded when it is captured, which the stricter modes may refuse.
+    cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
     if (error == cudaSuccess) {
       program.run(buffers.data(), 1, scratch, stream);
       error = cudaGetLastError();

@@ -18,11 +18,12 @@ enum Precision { kFloatProduct, kBf16Product, kDoubleProduct };
 template <Precision P> struct NumberOf { using type = float; };
 template <> struct NumberOf<kDoubleProduct> { using type = double; };
 
-#if !defined(__CUDACC__) || \
+// GENERANT_SIMULATE_PLAIN: the simulator takes the ways of GPUs without these tensor cores.
+#if (!defined(__CUDACC__) && !defined(GENERANT_SIMULATE_PLAIN)) || \
     (defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || (__CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200)))
 #define GENERANT_TENSOR_FLOAT 1
 #endif
-#if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
+#if (!defined(__CUDACC__) && !defined(GENERANT_SIMULATE_PLAIN)) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
 #define GENERANT_TENSOR_BF16 1
 #endif
 

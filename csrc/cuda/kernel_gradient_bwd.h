@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int kBwdRows = 16, kBwdThreads = kBwdRows * kBwdRows;
+constexpr int kBwdRows = 16, kBwdThreads = kBwdRows * kBwdRows, kLargestThreads = 512;
 
 template <class T> struct BwdProblem {
   const T *h, *x, *y, *g, *v;
@@ -34,7 +34,7 @@ template <class T> struct BwdProblem {
 };
 
 // Only the sum of both logarithms goes into an exponent; each may be far beyond what an exponent resolves. One block.
-__global__ void largest_log(const double* logs, int64_t count, double* most) {
+__global__ void __launch_bounds__(kLargestThreads) largest_log(const double* logs, int64_t count, double* most) {
   __shared__ double reduced[kWarp];
   double top = -INFINITY;
   for (int64_t j = threadIdx.x; j < count; j += blockDim.x)
@@ -123,7 +123,7 @@ template <class T> int64_t kernel_matvec_dx_bwd_scratch(const Call& c) {
 KERNEL_SCRATCH(kernel_matvec_dx_bwd, kernel_matvec_dx_bwd_scratch) {
   Carve scratch{static_cast<char*>(c.scratch)};
   const BwdProblem<T> p(c, scratch);
-  if (p.y_log) launch(c, largest_log, 1, 512, 0, p.y_log, p.m, p.most);
+  if (p.y_log) launch(c, largest_log, 1, kLargestThreads, 0, p.y_log, p.m, p.most);
   if (p.dx || p.dg) launch(c, bwd_rows<T, true>, grid_of(ceil_div(p.n, kBwdRows)), kBwdThreads, 0, p);
   if (p.dy || p.dv) launch(c, bwd_rows<T, false>, grid_of(ceil_div(p.m, kBwdRows)), kBwdThreads, 0, p);
 }

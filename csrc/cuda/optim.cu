@@ -8,6 +8,7 @@
 namespace {
 
 constexpr int64_t kNormBlock = 1 << 14;      // elements per partial sum of the norm: part of its definition
+constexpr int kNormThreads = 512;
 
 template <class T> inline T* changed(const Call& c, int i) { return static_cast<T*>(c.in[i].data); }
 __device__ inline bool skipped(const uint8_t* ok) { return ok && !*ok; }
@@ -124,7 +125,7 @@ template <class T> struct Ema {
 template <class T> int64_t adam_bytes(const Call&) { return sizeof(Rates<T>); }
 template <class T> int64_t norm_bytes(const Call& c) { return 8 * ceil_div(size(c.in[0]), kNormBlock) + 8; }
 
-template <class T> __global__ void square_sums_kernel(int64_t n, const T* g, double* partial) {
+template <class T> __global__ void __launch_bounds__(kNormThreads) square_sums_kernel(int64_t n, const T* g, double* partial) {
   __shared__ double shared[kWarp];
   const int64_t begin = int64_t(blockIdx.x) * kNormBlock, end = begin + kNormBlock < n ? begin + kNormBlock : n;
   double sum = 0;
@@ -135,7 +136,8 @@ template <class T> __global__ void square_sums_kernel(int64_t n, const T* g, dou
 }
 
 // factor: 1 where nothing is to be scaled.
-__global__ void norm_kernel(int64_t blocks, const double* partial, double limit, uint8_t* ok, double* norm, double* factor) {
+__global__ void __launch_bounds__(kNormThreads)
+norm_kernel(int64_t blocks, const double* partial, double limit, uint8_t* ok, double* norm, double* factor) {
   __shared__ double shared[kWarp];
   double sum = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += blockDim.x) sum += partial[i];
@@ -196,7 +198,7 @@ KERNEL_SCRATCH(clip_norm_, norm_bytes) {
   T* g = changed<T>(c, 0);
   const int64_t n = size(c.in[0]), blocks = ceil_div(n, kNormBlock);
   double *partial = static_cast<double*>(c.scratch), *factor = partial + blocks;
-  launch(c, square_sums_kernel<T>, grid_of(blocks), 512, 0, n, g, partial);
-  launch(c, norm_kernel, 1, 512, 0, blocks, partial, c.attr[0], out<uint8_t>(c, 0), out<double>(c, 1), factor);
+  launch(c, square_sums_kernel<T>, grid_of(blocks), kNormThreads, 0, n, g, partial);
+  launch(c, norm_kernel, 1, kNormThreads, 0, blocks, partial, c.attr[0], out<uint8_t>(c, 0), out<double>(c, 1), factor);
   step<T>(c, n, nullptr, Scaled<T>{g, factor}, g);
 }

@@ -213,7 +213,7 @@ template <class F> __device__ inline double sum_of(int64_t count, double* reduce
   return block_sum(s, reduced);
 }
 
-template <class T> __global__ void finish_sum(SumPlan<T> plan, double* out) {
+template <class T> __global__ void __launch_bounds__(kFinishThreads) finish_sum(SumPlan<T> plan, double* out) {
   __shared__ double reduced[kWarp];
   const Points<T>& p = plan.points;
   const double off = sum_of(plan.tasks, reduced, [&](int64_t t) { return plan.off[t]; });
@@ -247,7 +247,8 @@ template <class T> __global__ void add_parts(SumPlan<T> plan, double* rows, doub
   }
 }
 
-template <class T> __global__ void finish_squares(SumPlan<T> plan, const double* rows, double* squares) {
+template <class T>
+__global__ void __launch_bounds__(kFinishThreads) finish_squares(SumPlan<T> plan, const double* rows, double* squares) {
   __shared__ double reduced[kWarp];
   const Points<T>& p = plan.points;
   const double off = sum_of(plan.tasks, reduced, [&](int64_t t) { return plan.off[t]; });

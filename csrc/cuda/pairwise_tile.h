@@ -216,7 +216,7 @@ __device__ inline void load_slab(T* to, const T* a, int64_t lda, const T* b, int
 template <class T> struct Scores { T at[kStrips][4]; };
 
 // Where there are no tensor cores for TF32 (sm_75), plain arithmetic is faster than doing without them.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#if (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800) || defined(GENERANT_SIMULATE_PLAIN)
 template <class T> constexpr bool kByTensorCores = false;
 #else
 template <class T> constexpr bool kByTensorCores = sizeof(T) == 4;

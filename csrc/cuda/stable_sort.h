@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int kSortThreads = 256, kDigits = 256, kSortSteps = 8;
+constexpr int kSortThreads = 256, kDigits = 256, kSortSteps = 8, kSumCountsThreads = 1024;
 constexpr int64_t kSortTile = int64_t(kSortThreads) * kSortSteps;
 
 struct SortScratch {                         // what a sort of n positions needs
@@ -34,7 +34,7 @@ __global__ void count_digits_kernel(int64_t n, int64_t tiles, int shift, const u
 }
 
 // counts[i] = the sum of those before i; one block.
-__global__ void sum_counts_kernel(int64_t n, uint32_t* counts) {
+__global__ void __launch_bounds__(kSumCountsThreads) sum_counts_kernel(int64_t n, uint32_t* counts) {
   __shared__ uint32_t warp_total[kWarp];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   uint32_t before = 0;
@@ -110,7 +110,7 @@ template <class Key> inline Sorted sort_positions(const Call& c, int64_t n, uint
   launch(c, keys_kernel<Key>, grid_of(ceil_div(n, kSortThreads)), kSortThreads, 0, n, key, a.keys);
   for (int shift = 0; shift == 0 || (shift < 32 && limit >> shift); shift += 8) {
     launch(c, count_digits_kernel, grid_of(s.tiles), kSortThreads, 0, n, s.tiles, shift, a.keys, counts);
-    launch(c, sum_counts_kernel, 1, 1024, 0, kDigits * s.tiles, counts);
+    launch(c, sum_counts_kernel, 1, kSumCountsThreads, 0, kDigits * s.tiles, counts);
     launch(c, move_kernel, grid_of(s.tiles), kSortThreads, 0, n, s.tiles, shift, a.keys, shift ? a.positions : nullptr, counts,
            a.other_keys, a.other_positions);
     a = {a.other_keys, a.other_positions, a.keys, a.positions};

@@ -24,8 +24,8 @@ from ._spec import DTYPE_NUMBER
 
 __all__ = [
     "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "fetch", "from_device", "full",
-    "gpu_of", "is_array", "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of", "to_device",
-    "view", "zeros_like",
+    "gpu_of", "is_array", "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of",
+    "to_device", "view", "zeros_like",
 ]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once

@@ -1,7 +1,12 @@
 """Device arrays and ops: what is refused and how it says so, memory that runs out, arrays of other libraries.
 
 Seen to fail: with the check for host arrays taken out of as_dense, with MemoryError left to CuPy, with the check of the
+<<<<<<< HEAD
 compute capability taken out, without a look at the current GPU.
+=======
+compute capability taken out, with NumPy scalars cast to whatever is wanted, with np.ascontiguousarray on arrays without
+dimensions, with kernels launched on the current GPU wherever the arrays are.
+>>>>>>> adv
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import numpy as np
 import pytest
 
 import generant
-from generant import ops
+from generant import ops, recording
 from generant.ops import _device
 
 cupy = cuda_device.device()
@@ -40,6 +45,45 @@ def test_small_arrays_of_fixed_size_may_come_from_the_host(x):
     assert noisy.get().tobytes() == ops.q_sample(x.get(), alpha.get(), alpha.get(), key).tobytes()
 
 
+def test_numbers_beside_device_arrays_are_those_of_the_host(x):
+    there, here = cupy.asarray(np.float32(2)), np.array(2, np.float32)
+    for number in (3, 0.5, np.float64(0.5), np.float32(0.5), np.array(0.5, np.float32)):
+        for a, b, on_host in ((there, number, here), (number, there, here)):
+            found = ops.sub(a, b)
+            wanted = ops.sub(on_host if a is there else number, on_host if b is there else number)
+            assert found.shape == () and found.dtype == wanted.dtype and found.get() == wanted
+    for number in (1, 1.0, np.int64(1), np.array(1)):
+        assert ops.gather(x, number).get().tolist() == [3, 4, 5]
+
+
+@simulated
+@pytest.mark.parametrize("recorded", [False, True])
+def test_kernels_run_on_the_gpu_of_the_arrays(x, monkeypatch, recorded):
+    used = []
+
+    class Device:
+        def __init__(self, number):
+            self.id = number
+
+        def __enter__(self):
+            used.append(self.id)
+
+        def __exit__(self, *_):
+            used.append("out")
+
+    call = recording.record(lambda state, a: ops.add(a, state), x, check=0) if recorded else lambda a: ops.add(a, x)
+    monkeypatch.setattr(x.data.mem, "device_id", 1)
+    monkeypatch.setattr(cupy.cuda, "Device", Device)
+    for _ in range(3):
+        used.clear()
+        assert call(x).get().tolist() == (2 * x.get()).tolist()
+        assert used[0] == 1 and used[-1] == "out"
+    monkeypatch.setattr(cupy.cuda, "get_device_id", lambda: 1)
+    used.clear()
+    ops.add(x, x)
+    assert not used
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -60,6 +104,11 @@ def test_small_arrays_of_fixed_size_may_come_from_the_host(x):
             ValueError,
             r"gather: index\[1\] is 2, wanted 0 <= index < 2",
         ),
+        (lambda x: ops.gather(x, 0.5), ValueError, "gather: index must be a number of dtype int64, got 0.5"),
+        (lambda x: ops.gather(x, np.float32(0.5)), TypeError, "gather: index must be int64, got float32"),
+        (lambda x: ops.gather(x, 1 << 70), ValueError, "gather: index must be a number of dtype int64, got"),
+        (lambda x: ops.add(x, np.complex64(1j)), TypeError, "add: b must be float32 or float64, got complex64"),
+        (lambda x: ops.add(x, np.bool_(True)), TypeError, "add: b must be float32 or float64, got bool"),
     ],
 )
 def test_bad_input_is_refused_by_name(x, call, error, message):

@@ -235,6 +235,15 @@ def test_public_functions_take_other_dtypes_and_out():
         pairwise.logsumexp(cupy.asarray(np.where(np.arange(4)[:, None] == 2, np.nan, 1.0) * np.ones((4, 3))), x)
 
 
+def test_bandwidths_may_be_on_the_device_and_torch_on_the_host_is_refused():
+    """Seen to fail: with bandwidths taken for numbers, with a tensor on the host sent round in circles."""
+    x = points(8, 3, 1)
+    both(lambda x, h: pairwise.kernel_sum(x, bandwidth=h), x, np.array([1.0, 2.0]))
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="kernel_sum: y must be on a GPU, where other arrays are, got Tensor"):
+        pairwise.kernel_sum(cupy.asarray(x), torch.from_numpy(x))
+
+
 @pytest.mark.parametrize("options", [dict(), dict(debias=True), dict(debias=True, unbalanced=2.0)])
 def test_public_sinkhorn(options):
     x, y = points(25, 2, 1), points(31, 2, 2) + np.float32(1)

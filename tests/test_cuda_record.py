@@ -2,7 +2,8 @@
 
 The step is the GAN's of test_record.py: two networks in turns, gradient penalties (second derivatives), clipping,
 Adam, averages, noise from a key. Seen to fail: with one place for two threads, with results that are not copied out of
-a plan, with inputs from the host that are not uploaded, without the check of indices.
+a plan, with inputs from the host that are not uploaded, without the check of indices, with the place decided once where
+there is no state, with inputs without dimensions that got one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import test_record as records
 
-from generant import nn, ops, optim, recording
+from generant import autograd, nn, ops, optim, recording
 from generant.models.checkpoint import flatten
 from generant.recording.tape import Call
 
@@ -186,3 +187,21 @@ def test_two_streams_take_turns_on_one_plan():
             y = recorded(x)
         streams[i % 2].synchronize()
         np.testing.assert_allclose(y.get(), 2 * wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_without_state_the_inputs_say_where():
+    recorded = recording.record(lambda s, x: ops.exp(x), {})
+    for _ in range(3):
+        for x in (array(3), cupy.asarray(array(3)), np.float32(2), cupy.asarray(np.float32(2))):
+            y = recorded(x)
+            assert isinstance(y, cupy.ndarray) == isinstance(x, cupy.ndarray) and y.shape == x.shape
+            wanted = np.exp(x.get() if isinstance(x, cupy.ndarray) else x)
+            np.testing.assert_allclose(y.get() if isinstance(y, cupy.ndarray) else y, wanted, rtol=1e-6)
+    assert len(recorded.plans) == 4
+
+
+def test_a_cotangent_that_is_a_number_goes_where_its_output_is():
+    """Seen to fail: with the number handed to the rule."""
+    x = cupy.asarray(array(4, 3))
+    (found,) = autograd.vjp(lambda x: ops.sum(ops.square(x), axis=0), x)[1](1.0)
+    np.testing.assert_allclose(found.get(), 2 * array(4, 3), rtol=1e-6)

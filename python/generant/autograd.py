@@ -270,7 +270,8 @@ class Op:
 def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable[..., list]]:
     """f(*xs), and `pull`: given one cotangent per output of f (None for zero), the gradients in xs (None for zero).
 
-    f returns an array or a tuple of arrays. `pull` frees each activation after its last use, so it works once.
+    f returns an array or a tuple of arrays. A cotangent may be a number, for every element of its output. `pull` frees
+    each activation after its last use, so it works once.
     """
     trace = Trace()
     leaves = [trace.box(x) for x in xs]
@@ -286,6 +287,7 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable[..., list]]:
         trace.closed = True
         trace.tape = []
     wanted = [leaf.slot for leaf in leaves if leaf is not None]
+    likes = list(values)
     del leaves, out
     pulled = False
 
@@ -298,9 +300,11 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable[..., list]]:
             raise ValueError(f"vjp: pull got {len(cotangents)} cotangents for {len(mine)} outputs")
         add = lookup("add")
         arrived: dict[int, Any] = {}
-        for slot, g in zip(mine, cotangents, strict=True):
+        for slot, g, like in zip(mine, cotangents, likes, strict=True):
             if g is not None and slot is not None:
+                g = _full(like, g) if isinstance(g, (int, float)) else g
                 arrived[slot] = add(arrived[slot], g) if slot in arrived else g
+        likes.clear()
         while tape:
             op, attrs, needs, slots_in, slots_out, inputs, outputs = tape.pop()
             gys = [arrived.pop(s, None) for s in slots_out]

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cudnn
-from ._dispatch import float_type_of, is_torch
+from ._dispatch import float_type_of, is_torch, scalar
 from ._spec import DTYPE_NUMBER
 
 __all__ = [
     "address", "beside", "checked_device", "cuda_error", "cuda_module", "cupy", "fetch", "from_device", "full",
-    "is_array", "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of", "to_device",
-    "view", "zeros_like",
+    "gpu_of", "is_array", "is_device", "kernels", "namespace", "numbers", "program", "put", "run", "stream_of",
+    "to_device", "view", "zeros_like",
 ]  # fmt: skip
 
 cupy_checked: list[bool] = []  # that there are CuPy, kernels and a GPU: asked once
@@ -129,8 +129,7 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
     if x is None:
         return None
     if isinstance(x, (int, float, np.generic)) and not isinstance(x, bool) and not in_place:
-        kept = x.dtype if isinstance(x, np.generic) and dtype is None else dtype
-        return cp.full((), x, kept or np.float64)
+        x = scalar(op, term.name, x, dtype)
     if isinstance(x, np.ndarray):
         fixed = x.ndim == 0 or (term.dtype is not None and all(letter.isdigit() for letter in term.dims))
         if in_place or not fixed:
@@ -138,7 +137,7 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
                 f"{op}: {term.name} is a NumPy array on the host, but other arrays are on a GPU; move it with "
                 "cupy.asarray, or the others with .get()"
             )
-        return cp.asarray(np.ascontiguousarray(x))
+        return cp.asarray(np.asarray(x, order="C"))  # ascontiguousarray gives what has no dimensions one
     if is_torch(x):
         if x.device.type != "cuda":
             raise TypeError(
@@ -192,11 +191,13 @@ def run(row: Any, every: bool, xs: Sequence[Any], attrs: dict[str, Any]) -> tupl
         cp = cupy(row.name)
         cupy_checked.append(True)
     tensor = next((x for x in xs if is_torch(x)), None)
-    if tensor is None:
-        return _run(cp, row, every, xs, attrs)
-    if tensor.device.type != "cuda":
+    if tensor is not None and tensor.device.type != "cuda":
         tensor = next((x for x in xs if is_torch(x) and x.device.type == "cuda"), None)
-        if tensor is None:
+    if tensor is None:
+        first = next((x for x in xs if type(x) is cp.ndarray), None)
+        if first is None or first.data.device_id == cp.cuda.get_device_id():
+            return _run(cp, row, every, xs, attrs)
+        with cp.cuda.Device(first.data.device_id):
             return _run(cp, row, every, xs, attrs)
     torch: Any = sys.modules["torch"]
     with torch_stream(cp, tensor):
@@ -379,7 +380,7 @@ def to_device(x: Any) -> Any:
 def dense(x: Any) -> Any:
     """A device array, of CuPy or anybody else, as a contiguous CuPy array."""
     cp = cupy("dense")
-    return cp.ascontiguousarray(cp.from_dlpack(x.detach()) if is_torch(x) else cp.asarray(x))
+    return cp.asarray(cp.from_dlpack(x.detach()) if is_torch(x) else x, order="C")
 
 
 def view(x: Any) -> Any:
@@ -431,6 +432,12 @@ def stream_of(*xs: Any) -> Iterator[None]:
         return
     with torch_stream(cupy("stream_of"), tensor):
         yield
+
+
+def gpu_of(x: Any) -> Any:
+    """A context in which CuPy's current GPU is the one of x; nothing changes if x is not a CuPy array."""
+    known = is_device(x) and not is_torch(x)
+    return cupy("gpu_of").cuda.Device(x.data.device_id) if known else contextlib.nullcontext()
 
 
 def numbers(*scalars: Any) -> tuple[float, ...]:

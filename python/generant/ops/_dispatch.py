@@ -112,10 +112,8 @@ def as_dense(op: str, name: str, x: Any, dtype: np.dtype | None, in_place: bool)
     """x as a dense NumPy array of native byte order: as it is where possible, a copy if strided."""
     if is_torch(x):
         x = from_torch(op, name, x)
-    elif isinstance(x, (int, float)) and not isinstance(x, bool) and not in_place:
-        return np.asarray(x, dtype or np.float64)
-    elif isinstance(x, np.generic) and not in_place:
-        return np.asarray(x)
+    elif isinstance(x, (int, float, np.generic)) and not isinstance(x, bool) and not in_place:
+        return scalar(op, name, x, dtype)
     elif not isinstance(x, np.ndarray):
         kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
         hint = "; call cupy.asnumpy first" if kind.startswith("cupy") else "; call numpy.asarray first"
@@ -128,6 +126,19 @@ def as_dense(op: str, name: str, x: Any, dtype: np.dtype | None, in_place: bool)
         return x if type(x) is np.ndarray else x.view(np.ndarray)
     dense = np.require(x, x.dtype.newbyteorder("="), ["C", "A"])
     return dense if type(dense) is np.ndarray else dense.view(np.ndarray)
+
+
+def scalar(op: str, name: str, x: Any, dtype: np.dtype | None) -> np.ndarray:
+    """A number as an array without dimensions: Python's of the dtype that is wanted, NumPy's of their own."""
+    if not isinstance(x, (int, float)):
+        return np.asarray(x)
+    try:
+        made = np.asarray(x, dtype or np.float64)
+    except (OverflowError, ValueError):
+        made = None
+    if made is None or (made.dtype.kind in "iu" and made != x):
+        raise ValueError(f"{op}: {name} must be a number of dtype {np.dtype(dtype or np.float64)}, got {x!r}")
+    return made
 
 
 def float_type_of(arrays: Sequence[Any]) -> np.dtype | None:

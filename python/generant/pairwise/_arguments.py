@@ -61,7 +61,7 @@ def run(
     others = [g.value for g in given if type(g.value) is not np.ndarray and g.value is not None]
     traced = any([isinstance(a, Var) for a in others])
     torch = not traced and any([_dispatch.is_torch(a) for a in others])
-    if torch and any([_device.is_device(a) for a in others]):
+    if torch and any([_dispatch.is_torch(a) and _device.is_device(a) for a in others]):
         with _device.stream_of(*others):
             result = run(function, call, *_without_torch(given), n_threads=n_threads, out=_device.view(out), cast=cast)
             return out if out is not None else _to_torch(result)

@@ -41,7 +41,7 @@ def kernel_attributes(
 ) -> dict[str, Any]:
     """Attributes of the ops for a kernel by its public name."""
     one = bandwidth is None or isinstance(bandwidth, (numbers.Real, str))
-    widths: Any = bandwidth if one else tuple(np.ravel(bandwidth))
+    widths: Any = bandwidth if one else tuple(np.ravel(_device.from_device(bandwidth)))
     return _kernel_attributes(function, kernel, widths, degree, gamma, coef0, alpha)
 
 

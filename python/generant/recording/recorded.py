@@ -72,8 +72,19 @@ class Recorded:
     def __call__(self, *inputs: Any) -> Any:
         if any(isinstance(a, Var) for a in inputs):
             return self.step(self.state, *inputs)
+        everything = [*self._state, *self._frozen]
+        if not everything:  # the inputs say where
+            everything = [a for a in inputs if _device.is_device(a)]
+            self.on_device = bool(everything)
+        if not self.on_device:
+            return self._run(inputs)
+        with _device.gpu_of(everything[0]):
+            return self._run(inputs)
+
+    def _run(self, inputs: tuple) -> Any:
         inputs = tuple([self._input(a) for a in inputs])
-        key = tuple([(a.shape, a.dtype.num) if _device.is_array(a) else (type(a), a) for a in inputs])
+        key = ((bool, self.on_device),
+               *[(a.shape, a.dtype.num) if _device.is_array(a) else (type(a), a) for a in inputs])  # fmt: skip
         arrays = [a for a in inputs if _device.is_array(a)]
         if key not in self.plans:
             return self._record(key, inputs)
@@ -92,7 +103,7 @@ class Recorded:
         if isinstance(a, np.ndarray) and a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative:
             return a
         if _device.is_device(a):
-            if self.plans and not self.on_device:
+            if not self.on_device:
                 raise TypeError("record: an input is on a GPU, but the state is on the host")
             return _device.dense(a)
         return _dispatch.as_dense("record", "an input", a, None, False)

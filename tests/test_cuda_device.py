@@ -1,12 +1,8 @@
 """Device arrays and ops: what is refused and how it says so, memory that runs out, arrays of other libraries.
 
 Seen to fail: with the check for host arrays taken out of as_dense, with MemoryError left to CuPy, with the check of the
-<<<<<<< HEAD
-compute capability taken out, without a look at the current GPU.
-=======
 compute capability taken out, with NumPy scalars cast to whatever is wanted, with np.ascontiguousarray on arrays without
 dimensions, with kernels launched on the current GPU wherever the arrays are.
->>>>>>> adv
 """
 
 from __future__ import annotations
@@ -240,10 +236,3 @@ def test_torch_tensors_on_a_gpu_come_back_as_torch_tensors():
         torch.testing.assert_close(b, a @ a + a)
     with pytest.raises(TypeError, match="add: b is a torch tensor on cpu, but other arrays are on a GPU"):
         ops.add(a, a.cpu())
-
-
-def test_arrays_on_a_gpu_that_is_not_current_are_refused(x, monkeypatch):
-    ops.add(x, x)  # remembered: the check is not in the slow way alone
-    monkeypatch.setattr(cupy.cuda, "get_device_id", lambda: x.data.device_id + 1)
-    with pytest.raises(ValueError, match=r"add: . is on GPU 0, which is not the current one"):
-        ops.add(x, x)

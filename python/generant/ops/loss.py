@@ -183,7 +183,8 @@ def cross_entropy(logits: Any, labels: Any, weight: Any = None, *, label_smoothi
     top = stop_gradient(_max(logits, axis=-1, keepdims=True))
     z = logits - top
     total = _sum(exp(z), axis=-1)
-    at = labels + _device.beside(labels, k * np.arange(n, dtype=np.int64))
+    xp = _device.namespace(labels)
+    at = xp.asarray(_device.view(labels)) + k * xp.arange(n, dtype=np.int64)
     chosen = reshape(gather(reshape(z, shape=(n * k, 1)), at), shape=(n,))
     loss = log(total) - (1.0 - label_smoothing) * chosen
     if label_smoothing:

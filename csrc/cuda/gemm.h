@@ -44,6 +44,7 @@ template <int bytes> __device__ inline void copy_async(void* to, const void* fro
   using Words = Pack<uint32_t, bytes / 4>;
   *static_cast<Words*>(to) = real ? *static_cast<const Words*>(from) : Words{};
 #else
+  generant::simulator::check_aligned(to, bytes), generant::simulator::check_aligned(from, bytes);   // be it real or not
   if (real) memcpy(to, from, bytes);
   else memset(to, 0, bytes);
 #endif

@@ -191,6 +191,7 @@ __device__ inline void copy16(void* to, const void* from) {
 #elif defined(__CUDACC__)
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
 #else
+  generant::simulator::check_aligned(to, 16), generant::simulator::check_aligned(from, 16);
   memcpy(to, from, 16);
 #endif
 }

@@ -163,6 +163,10 @@ void set_reverse(bool reverse) { reversed = reverse; }
 
 int lane() { return int(current % 32); }
 
+void check_aligned(const void* p, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes) stop("an access that is not aligned");
+}
+
 void barrier() {
   if (alive != count) stop("a barrier after some threads have ended");
   if (++at_barrier == count) {

@@ -55,6 +55,8 @@ void barrier();
 // Every lane of the warp hands in `bytes` (at most 64) and gets all 32, one every 64 bytes.
 const char* exchange(const void* mine, size_t bytes);
 int lane();
+// Stops the program where a GPU would: at an access of so many bytes at an address that is not a multiple of them.
+void check_aligned(const void* p, size_t bytes);
 void run_grid(dim3 grid, dim3 block, size_t shared, void (*body)(void*), void* argument);
 void set_reverse(bool reverse);
 

@@ -386,6 +386,27 @@ def test_editing_on_the_gpu():
     np.testing.assert_allclose(found.get()[:, :2], image[:, :2], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "EulerDiscreteScheduler"])
+def test_a_scheduler_takes_timesteps_from_the_gpu(name):
+    """Seen to fail: with np.asarray on what the caller drew on the GPU."""
+    scheduler = diffusion.Scheduler.from_config({"_class_name": name})
+    scheduler.set_timesteps(5)
+    x, noise = np.random.default_rng(2).normal(size=(2, 3, 4)).astype(np.float32)
+    at = scheduler.timesteps[:3]
+    for f in (scheduler.add_noise, scheduler.get_velocity):
+        close(f(cupy.asarray(x), cupy.asarray(noise), cupy.asarray(at)).get(), f(x, noise, at), 1e-6)
+
+
+def test_a_copy_of_a_network_on_the_gpu_shares_nothing():
+    """Seen to fail: with arrays that are there already left as they are."""
+    network = nn.to_device(nn.MLP(3, 2, Stream(0), hidden=(8,)))
+    copied = nn.to_device(network)
+    for name, a in nn.state(copied).items():
+        before = nn.state(network)[name].get()
+        a += 1
+        np.testing.assert_array_equal(nn.state(network)[name].get(), before)
+
+
 def test_an_adaptive_solver_on_the_gpu():
     x = np.random.default_rng(2).normal(size=(2, 3)).astype(np.float32) * 10
     found, wanted = (dormand_prince(denoiser, a, start=10.0, end=0.1) for a in (cupy.asarray(x), x))

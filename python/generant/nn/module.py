@@ -188,7 +188,7 @@ def to_device(model: Any) -> Any:
 
     A tied weight stays one array. RuntimeError or ImportError where there is no GPU or no CuPy.
     """
-    return copy.deepcopy(model, {id(a): _device.to_device(a) for a in _arrays(model)})
+    return copy.deepcopy(model, {id(a): _device.to_device(a) for a in _arrays(model) if not _device.is_device(a)})
 
 
 def to_host(model: Any) -> Any:

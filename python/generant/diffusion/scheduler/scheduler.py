@@ -343,7 +343,7 @@ class Scheduler:
 
     def _coefficients(self, what: str, timesteps: Any, sample: Any) -> tuple[np.ndarray, np.ndarray]:
         """(alpha, sigma) of each sample, in its dtype."""
-        t = np.atleast_1d(np.asarray(timesteps))
+        t = np.atleast_1d(np.asarray(_device.from_device(timesteps)))
         name, grid, n = f"{self.family.name}.{what}", self._grid, sample.shape[0]
         if t.ndim != 1 or len(t) not in (1, n):
             raise ValueError(f"{name}: timesteps must be one number or {n}, one per sample, got shape {t.shape}")
@@ -389,7 +389,8 @@ class Scheduler:
         alpha, sigma = self._coefficients("get_velocity", timesteps, sample)
         if self._setting.compat and self._grid.form == "ve" and self.alphas_cumprod is not None:
             # diffusers' Euler takes the number of the step for a timestep of training
-            a = self.alphas_cumprod[[self.index_for_timestep(t) for t in np.atleast_1d(np.asarray(timesteps))]]
+            t = np.atleast_1d(np.asarray(_device.from_device(timesteps)))
+            a = self.alphas_cumprod[[self.index_for_timestep(at) for at in t]]
             alpha, sigma = (np.broadcast_to(v, alpha.shape).astype(alpha.dtype) for v in (a**0.5, (1 - a) ** 0.5))
         return ops.add_noise(noise, sample, *[_device.beside(sample, a) for a in (alpha, -sigma)])
 

@@ -386,6 +386,20 @@ def test_editing_on_the_gpu():
     np.testing.assert_allclose(found.get()[:, :2], image[:, :2], atol=1e-6)
 
 
+def test_levels_and_pairs_of_arrays_on_the_gpu():
+    """Seen to fail: with np.asarray on what the caller has there."""
+    x, z = np.random.default_rng(2).normal(size=(2, 6, 3)).astype(np.float32)
+    there, labels = [cupy.asarray(a) for a in (x, z)], np.arange(6) % 2
+    wanted = diffusion.ot_pairing(x, z, labels=labels)
+    np.testing.assert_array_equal(diffusion.ot_pairing(*there, labels=cupy.asarray(labels)), wanted)
+    goal, levels, key = diffusion.Objective("edm"), np.linspace(0.1, 2, 6), np.array([0, 2], np.uint64)
+    network = lambda inputs, told, labels: ops.mul(inputs, ops.reshape(told, shape=(6, 1)))
+    found, loss = (goal.loss(network, a, None, at, key) for a, at in ((there[0], cupy.asarray(levels)), (x, levels)))
+    assert math.isclose(float(found), float(loss), rel_tol=1e-5)
+    with pytest.raises(TypeError, match="slerp: one of a and b is on the host"):
+        diffusion.slerp(there[0], z, 0.5)
+
+
 @pytest.mark.parametrize("name", ["DDPMScheduler", "EulerDiscreteScheduler"])
 def test_a_scheduler_takes_timesteps_from_the_gpu(name):
     """Seen to fail: with np.asarray on what the caller drew on the GPU."""

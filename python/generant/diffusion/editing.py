@@ -153,6 +153,8 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
     """
     if a.shape != b.shape:
         raise ValueError(f"slerp: a and b must have one shape, got {a.shape} and {b.shape}")
+    if _device.is_device(a) != _device.is_device(b):
+        raise TypeError("slerp: one of a and b is on the host and the other on a GPU; move one of them")
     n = a.shape[0]
     flat_a, flat_b = a.reshape(n, -1), b.reshape(n, -1)
     inner = lambda u, v: (u * v).sum(axis=1, dtype=np.float64)

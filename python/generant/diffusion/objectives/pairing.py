@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ... import ops, pairwise, random
+from ...ops import _device
 
 __all__ = ["ot_pairing"]
 
@@ -25,11 +26,11 @@ def ot_pairing(
     x, z (n, ...); labels (n,): pairs are exchanged between samples of one class only. method "assignment": the exact
     minimum, by SciPy, time O(n^3). "sinkhorn": the plan of entropic transport with regularisation `reg` times the mean
     cost, from which rows draw their partners one after another, in random order and without replacement, from `key`;
-    time O(n^2) per iteration. Memory O(n^2). Returns (n,) int64: z[p] goes with x.
+    time O(n^2) per iteration. Memory O(n^2). Returns (n,) int64, on the host: z[p] goes with x.
     """
     if method not in METHODS:
         raise ValueError(f"ot_pairing: method must be one of {', '.join(METHODS)}, got {method!r}")
-    a, b = np.asarray(x), np.asarray(z)
+    a, b = (np.asarray(_device.from_device(v)) for v in (x, z))
     if a.shape != b.shape or a.ndim < 1:
         raise ValueError(f"ot_pairing: x and z must have one shape (n, ...), got {a.shape} and {b.shape}")
     a, b = (v.reshape(len(v), int(np.prod(v.shape[1:]))) for v in (a, b))
@@ -44,7 +45,7 @@ def ot_pairing(
     if labels is None:
         groups: list[np.ndarray] = [np.arange(len(a))]
     else:
-        codes = np.asarray(labels)
+        codes = np.asarray(_device.from_device(labels))
         if codes.shape != (len(a),):
             raise ValueError(f"ot_pairing: labels must be ({len(a)},), got shape {codes.shape}")
         groups = [np.flatnonzero(codes == c) for c in np.unique(codes)]

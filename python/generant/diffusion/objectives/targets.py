@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...ops import _device
 from ..plan import FORMS
 from ..predictions import PREDICTIONS
 from .edm import Edm
@@ -32,8 +33,8 @@ LARGEST = 2.0**53  # stands for an infinite level: beside the noise, the data is
 
 
 def checked_training_levels(owner: str, levels: Any, form: str = "ve") -> np.ndarray:
-    """levels as (n,) float64. ValueError unless all are positive and, in form "ve", finite."""
-    s = np.asarray(levels, np.float64)
+    """levels as (n,) float64 on the host. ValueError unless all are positive and, in form "ve", finite."""
+    s = np.asarray(_device.from_device(levels), np.float64)
     if form != "ve":
         s = np.minimum(s, LARGEST)
     if s.ndim != 1:

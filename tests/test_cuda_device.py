@@ -53,6 +53,15 @@ def test_numbers_beside_device_arrays_are_those_of_the_host(x):
 
 
 @simulated
+def test_a_number_is_not_copied_to_the_device(x):
+    """Seen to fail: with numbers that become arrays of the host first."""
+    before = dict(cupy.host_transfers)
+    for number in (2, 0.5, np.float64(0.5), np.float32(0.5)):
+        ops.mul(x, number)
+    assert dict(cupy.host_transfers) == before
+
+
+@simulated
 @pytest.mark.parametrize("recorded", [False, True])
 def test_kernels_run_on_the_gpu_of_the_arrays(x, monkeypatch, recorded):
     used = []

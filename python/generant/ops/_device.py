@@ -129,7 +129,8 @@ def as_dense(cp: Any, op: str, term: Any, x: Any, dtype: np.dtype | None, in_pla
     if x is None:
         return None
     if isinstance(x, (int, float, np.generic)) and not isinstance(x, bool) and not in_place:
-        x = scalar(op, term.name, x, dtype)
+        number = scalar(op, term.name, x, dtype)
+        x = cp.full((), number[()], number.dtype)  # written there: nothing is copied
     if isinstance(x, np.ndarray):
         fixed = x.ndim == 0 or (term.dtype is not None and all(letter.isdigit() for letter in term.dims))
         if in_place or not fixed:

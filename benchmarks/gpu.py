@@ -176,7 +176,7 @@ def main() -> int:
             parser.error(f"no family {family!r}; there are: {', '.join(families)}")
         try:
             cases = families[family](cp, torch, arguments.small)
-        except Exception as error:  # the other families are still worth their time on a machine that is lent
+        except Exception as error:  # the other families are still worth their time
             print(f"{family}: FAILED: {type(error).__name__}: {error}")
             failed += 1
             continue

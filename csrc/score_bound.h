@@ -1,7 +1,6 @@
 // How scores bound squared distances: what the searches of CPU and GPU rule pairs out by; score_block.h derives it.
 #pragma once
-#include <string.h>
-#include "host_device.h"
+#include "float_bits.h"
 #include "kernel_parameters.h"
 
 namespace {
@@ -36,16 +35,7 @@ template <class T> struct Bound {
 // inf, then NaN; kEmpty is above them all.
 constexpr uint64_t kInfinity = 0x7ff0000000000000ull, kNan = 0x7ff8000000000000ull, kEmpty = ~0ull;
 
-HOST_DEVICE uint64_t to_key(double s) {
-  if (s != s) return kNan;
-  uint64_t key;
-  memcpy(&key, &s, 8);
-  return key;
-}
-HOST_DEVICE double from_key(uint64_t key) {
-  double s;
-  memcpy(&s, &key, 8);
-  return s;
-}
+HOST_DEVICE uint64_t to_key(double s) { return s != s ? kNan : same_bits<uint64_t>(s); }
+HOST_DEVICE double from_key(uint64_t key) { return same_bits<double>(key); }
 
 }  // namespace

@@ -18,6 +18,8 @@
 
 namespace {
 
+uint32_t bits_of(float x) { return same_bits<uint32_t>(x); }
+
 int failures;
 
 #define CHECK(condition, ...)                                                    \
@@ -121,7 +123,7 @@ void check_formats() {
                            0x2000, 0x3000, 0x7fff, 0x8000, 0x8001, 0xefff, 0xf000, 0xffff};
   for (uint32_t high = 0; high < 0x10000; ++high)
     for (uint32_t low : lows) {
-      const float x = float_of(high << 16 | low), tf32 = to_tf32(x), bf16 = from_bf16(to_bf16(x));
+      const float x = same_bits<float>(high << 16 | low), tf32 = to_tf32(x), bf16 = from_bf16(to_bf16(x));
       CHECK(same(tf32, rounded(x, 11, [](double v) { return std::round(v); })), "to_tf32(%08x) is %08x", bits_of(x), bits_of(tf32));
       CHECK(same(bf16, rounded(x, 8, [](double v) { return std::nearbyint(v); })), "to_bf16(%08x) is %08x", bits_of(x), bits_of(bf16));
       CHECK(x != x || (bits_of(tf32) & 0x1fff) == 0, "to_tf32(%08x) is %08x", bits_of(x), bits_of(tf32));

@@ -10,35 +10,25 @@
 // with the lanes' values exchanged.
 #pragma once
 #include "block.h"
+#include "float_bits.h"
 
 namespace {
 
 // ---- formats ----
 
-HOST_DEVICE uint32_t bits_of(float x) {
-  uint32_t u;
-  memcpy(&u, &x, 4);
-  return u;
-}
-HOST_DEVICE float float_of(uint32_t u) {
-  float x;
-  memcpy(&x, &u, 4);
-  return x;
-}
-
 // x rounded to 10 bits of mantissa, ties away from zero; what an mma reads of a float.
 HOST_DEVICE float to_tf32(float x) {
-  const uint32_t u = bits_of(x);
-  return (u & 0x7f800000u) == 0x7f800000u ? x : float_of((u + 0x1000u) & 0xffffe000u);
+  const uint32_t u = same_bits<uint32_t>(x);
+  return (u & 0x7f800000u) == 0x7f800000u ? x : same_bits<float>((u + 0x1000u) & 0xffffe000u);
 }
 
 // Nearest, ties to even; NaN stays NaN.
 HOST_DEVICE uint32_t to_bf16(float x) {
-  const uint32_t u = bits_of(x);
+  const uint32_t u = same_bits<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return (u >> 16) | 0x40u;
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
 }
-HOST_DEVICE float from_bf16(uint32_t half) { return float_of(half << 16); }
+HOST_DEVICE float from_bf16(uint32_t half) { return same_bits<float>(half << 16); }
 HOST_DEVICE uint32_t pack_bf16(float low, float high) { return to_bf16(low) | (to_bf16(high) << 16); }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -107,8 +97,9 @@ template <int K, class Value> __device__ inline void mma_exchanged(float (&c)[4]
 }
 
 MMA_CALL void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
-  const Fragments mine = {{bits_of(a[0]), bits_of(a[1]), bits_of(a[2]), bits_of(a[3])}, {bits_of(b[0]), bits_of(b[1])}};
-  mma_exchanged<1>(c, mine, [](uint32_t word, int) { return float_of(word & 0xffffe000u); });  // the hardware drops the rest
+  const auto bits = [](float x) { return same_bits<uint32_t>(x); };
+  const Fragments mine = {{bits(a[0]), bits(a[1]), bits(a[2]), bits(a[3])}, {bits(b[0]), bits(b[1])}};
+  mma_exchanged<1>(c, mine, [](uint32_t word, int) { return same_bits<float>(word & 0xffffe000u); });  // the hardware drops the rest
 }
 
 MMA_CALL void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -87,7 +87,8 @@ def _shape(op: str, a: Any, b: Any, attrs: dict[str, Any], out: tuple[int, ...])
 
 @cache
 def _handle(device: int) -> Any:
-    return library().create_handle()  # type: ignore[union-attr]
+    cudnn: Any = library()
+    return cudnn.create_handle()
 
 
 @lru_cache(maxsize=256)

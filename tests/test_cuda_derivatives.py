@@ -1,7 +1,7 @@
 """Generated from the op table: first and second derivatives on device arrays have the numbers of the host's.
 
 test_ops.py compares the host's with finite differences; here the same rules run on device arrays, in float64.
-Seen to fail: with the gradient of leaky_relu's slope taken from x on the device only.
+Seen to fail: with the attributes left out of what a call on the device is remembered under.
 """
 
 from __future__ import annotations
